@@ -1,0 +1,80 @@
+/**
+ * Uses the packages as a stranger does: packs them, installs the tarballs in a project outside the workspace, then
+ * compiles and runs the examples there. An example is a block marked `ts` in README.md or in a package's README.md.
+ */
+
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('../../..', import.meta.url));
+const packages = ['hw', 'iommu-core', 'iommufd', 'vfio'];
+const project = mkdtempSync(join(tmpdir(), 'iommukit-consumer-'));
+
+function run(cwd: string, command: string, ...args: string[]): void {
+  try {
+    execFileSync(command, args, { cwd, stdio: ['ignore', 'pipe', 'pipe'] });
+  } catch (error) {
+    const { stdout, stderr } = error as { stdout: Buffer; stderr: Buffer };
+    console.error(`${command} ${args.join(' ')} failed in ${cwd}\n${stdout}${stderr}`);
+    process.exit(1);
+  }
+}
+
+function install(): void {
+  for (const name of packages) {
+    run(join(root, 'packages', name), join(root, 'node_modules/.bin/pnpm'), 'pack', '--pack-destination', project);
+  }
+  const tarballs = readdirSync(project).filter((file) => file.endsWith('.tgz'));
+  const dependencies = Object.fromEntries(
+    packages.map((name) => {
+      const tarball = tarballs.find((file) => new RegExp(`^iommukit-${name}-\\d`).test(file));
+      return [`@iommukit/${name}`, `file:${tarball}`];
+    }),
+  );
+  writeFileSync(join(project, 'package.json'), JSON.stringify({ private: true, type: 'module', dependencies }));
+  // The tarballs depend on each other alone, so nothing may be asked of the registry.
+  run(project, 'npm', 'install', '--offline', '--no-audit', '--no-fund');
+}
+
+/** Writes every example into its own module, with a first one that loads all packages. Returns the module names. */
+function writeExamples(): string[] {
+  const source = join(project, 'src');
+  mkdirSync(source);
+  const names = ['packages'];
+  writeFileSync(join(source, 'packages.ts'), packages.map((name) => `import '@iommukit/${name}';\n`).join(''));
+  for (const readme of ['README.md', ...packages.map((name) => `packages/${name}/README.md`)]) {
+    if (!existsSync(join(root, readme))) continue;
+    const blocks = readFileSync(join(root, readme), 'utf8').matchAll(/^```ts\n(.*?)^```$/gms);
+    for (const [index, [, code]] of [...blocks].entries()) {
+      const name = `${readme.replace(/\W+/g, '-')}-${index + 1}`;
+      writeFileSync(join(source, `${name}.ts`), `${code}\nexport {};\n`);
+      names.push(name);
+    }
+  }
+  return names;
+}
+
+function compile(): void {
+  const compilerOptions = {
+    strict: true,
+    target: 'ES2023',
+    lib: ['ES2023', 'DOM'],
+    module: 'NodeNext',
+    typeRoots: [join(root, 'node_modules/@types')],
+    types: ['node'],
+    rootDir: 'src',
+    outDir: 'out',
+  };
+  writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, include: ['src'] }));
+  run(project, process.execPath, join(root, 'node_modules/typescript/bin/tsc'), '-p', '.');
+}
+
+install();
+const names = writeExamples();
+compile();
+for (const name of names) run(project, process.execPath, `out/${name}.js`);
+rmSync(project, { recursive: true });
+console.log(`Packages installed from tarballs: ${names.length - 1} examples compiled and ran`);
