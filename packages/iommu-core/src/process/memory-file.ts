@@ -1,0 +1,95 @@
+/**
+ * A file whose pages are frames of RAM: what a memfd is, and what shared anonymous memory is backed by (Linux: shmem).
+ * Pages appear, zeroed, when first used.
+ */
+
+import { PAGE_SIZE } from '@iommukit/hw';
+import { SysError } from '../errno.ts';
+import type { Kernel } from '../kernel.ts';
+import type { PageCounts } from './page-counts.ts';
+import type { Backing, BackingMapper } from './region.ts';
+
+/** Largest file: what fits the frame numbers of a machine. */
+const MAX_PAGES = 2 ** 40;
+
+export class MemoryFile implements Backing {
+  readonly isMemory = true;
+  private readonly kernel: Kernel;
+  private readonly counts: PageCounts;
+  private readonly frames = new Map<number, number>();
+  private readonly mappers = new Set<BackingMapper>();
+  private bytes = 0;
+  private open = true;
+
+  constructor(kernel: Kernel, counts: PageCounts, bytes = 0) {
+    this.kernel = kernel;
+    this.counts = counts;
+    this.resize(bytes);
+  }
+
+  get size(): number {
+    return this.bytes;
+  }
+
+  /** Frames that the file holds. */
+  get cachedPages(): number {
+    return this.frames.size;
+  }
+
+  frame(index: number): number {
+    if (index >= Math.ceil(this.bytes / PAGE_SIZE)) return -1;
+    let pfn = this.frames.get(index);
+    if (pfn === undefined) {
+      pfn = this.kernel.allocateFrame('shmem_alloc_folio');
+      this.counts.cache(pfn);
+      this.frames.set(index, pfn);
+    }
+    return pfn;
+  }
+
+  /**
+   * ftruncate(2). Pages that are cut off vanish from every mapping; a pinned one stays with its pins, but is no longer
+   * the file's. @throws {SysError} EINVAL not a size a file can have
+   */
+  resize(bytes: number): void {
+    if (!Number.isSafeInteger(bytes) || bytes < 0 || bytes > MAX_PAGES * PAGE_SIZE) {
+      throw new SysError('EINVAL', 'ftruncate', `no file has ${bytes} bytes`);
+    }
+    const pages = Math.ceil(bytes / PAGE_SIZE);
+    const shrinks = bytes < this.bytes;
+    this.bytes = bytes;
+    if (!shrinks) return;
+    for (const mapper of [...this.mappers]) mapper.dropPages(this, pages, Number.POSITIVE_INFINITY);
+    for (const [index, pfn] of this.frames) {
+      if (index < pages) continue;
+      this.frames.delete(index);
+      this.counts.uncache(pfn);
+    }
+    const tail = this.frames.get(pages - 1);
+    if (tail !== undefined && bytes % PAGE_SIZE !== 0) {
+      this.kernel.memory.bytes.fill(0, tail * PAGE_SIZE + (bytes % PAGE_SIZE), (tail + 1) * PAGE_SIZE);
+      this.kernel.memory.noteWrite(tail);
+    }
+  }
+
+  /** The last name of the file is gone. Its pages go when the last mapping does. Never fails. */
+  close(): void {
+    this.open = false;
+    this.dropIfUnused();
+  }
+
+  mapped(mapper: BackingMapper): void {
+    this.mappers.add(mapper);
+  }
+
+  unmapped(mapper: BackingMapper): void {
+    this.mappers.delete(mapper);
+    this.dropIfUnused();
+  }
+
+  private dropIfUnused(): void {
+    if (this.open || this.mappers.size > 0) return;
+    for (const pfn of this.frames.values()) this.counts.uncache(pfn);
+    this.frames.clear();
+  }
+}
