@@ -1,0 +1,389 @@
+/**
+ * Maps and unmaps in one page table of any format: the only code that writes IOMMU page tables.
+ *
+ * Page numbers are exact doubles, counted within the table's width. Every table but the root has at least one entry in
+ * use; `used` counts them. Leaves are never cut: unmapping part of one unmaps all of it. A table that loses its last
+ * entry is unlinked at once and gathered, because hardware may still reach it through cached upper entries; its owner
+ * frees what is gathered after the flush.
+ */
+
+import { hex, high32, joinU64, low32, type PageTableFormat, type PhysicalMemory, pageNumber } from '@iommukit/hw';
+import { IOMMU_READ, IOMMU_WRITE } from '../domain.ts';
+import { SysError } from '../errno.ts';
+import type { Kernel } from '../kernel.ts';
+import { leafHigh, leafLow } from './leaf-bits.ts';
+import { clearEntries, countUsed, fillLeaves } from './leaf-run.ts';
+
+const ENTRIES = 512;
+/** Pages that an entry of each level spans. */
+const SPAN: readonly number[] = [1, 2 ** 9, 2 ** 18, 2 ** 27, 2 ** 36];
+const LAST_PFN = 2 ** 40 - 1;
+/** Frames of one value of a leaf's high half. */
+const FRAMES_LOW = 2 ** 20;
+
+/** Entries in use, by the frame of the table; of all tables in one memory. */
+const counters = new WeakMap<PhysicalMemory, Uint16Array>();
+
+function countersOf(memory: PhysicalMemory): Uint16Array {
+  let counts = counters.get(memory);
+  if (counts === undefined) {
+    counts = new Uint16Array(memory.ramFrames);
+    counters.set(memory, counts);
+  }
+  return counts;
+}
+
+/**
+ * Sees `count` adjoining entries of one table, some of which may be unused: `word` is the index of the first one's low
+ * half, `page` its first page, and each stands for `span` pages.
+ */
+type RunVisitor = (word: number, count: number, page: number, span: number) => void;
+
+export class PageTableEditor {
+  readonly format: PageTableFormat;
+  /** Frame of the root table. */
+  readonly rootPfn: number;
+  /** Levels of the table. */
+  readonly levels: number;
+  /**
+   * First and last page of the leaves that the last `unmap` took away, which may have stuck out of its range on both
+   * sides. The first is above the last when there were none.
+   */
+  firstUnmapped: number = Number.POSITIVE_INFINITY;
+  lastUnmapped = -1;
+
+  private readonly kernel: Kernel;
+  private readonly memory: PhysicalMemory;
+  private readonly words: Int32Array;
+  private readonly used: Uint16Array;
+  private readonly large: number;
+  private readonly tableBits: number;
+  /** Bit n is set when entries of level n can be leaves. */
+  private readonly leafLevels: number;
+  /** Last page number of the table's width, and of its lower half where addresses are canonical. */
+  private readonly lastPage: number;
+  private readonly lastLowerPage: number;
+  private readonly gathered: number[] = [];
+  /** Bits of the leaves being mapped, and pages mapped so far. */
+  private low = 0;
+  private high = 0;
+  private mapped = 0;
+
+  /**
+   * @param levels one of `format.levels`
+   * @param pageSizesLg2 the sizes that the hardware has, some of the format's; 4 KiB is always there
+   * @throws {SysError} ENOMEM
+   */
+  constructor(
+    kernel: Kernel,
+    format: PageTableFormat,
+    levels: number,
+    pageSizesLg2: readonly number[] = format.pageSizesLg2,
+  ) {
+    this.kernel = kernel;
+    this.format = format;
+    this.levels = levels;
+    this.memory = kernel.memory;
+    this.words = kernel.memory.words;
+    this.used = countersOf(kernel.memory);
+    this.large = format.large;
+    this.tableBits = format.table;
+    this.lastPage = 2 ** (9 * levels) - 1;
+    this.lastLowerPage = format.canonical ? 2 ** (9 * levels - 1) - 1 : this.lastPage;
+    let leafLevels = 1;
+    for (const size of pageSizesLg2) leafLevels |= 1 << ((size - 12) / 9);
+    this.leafLevels = leafLevels & ((1 << levels) - 1);
+    this.rootPfn = kernel.allocateFrame('page_table');
+    this.used[this.rootPfn] = 0;
+  }
+
+  /** True when tables wait for `freeGathered`. */
+  get hasGathered(): boolean {
+    return this.gathered.length > 0;
+  }
+
+  /** Frees the tables that `unmap` emptied, once no cache of the hardware leads to them. */
+  freeGathered(): void {
+    for (let pfn = this.gathered.pop(); pfn !== undefined; pfn = this.gathered.pop()) this.kernel.freeFrame(pfn);
+  }
+
+  /**
+   * Maps `bytes` at `iova` to adjoining physical addresses with the largest leaves that fit. `prot` holds IOMMU_ bits.
+   * On failure the table is as it was.
+   * @throws {SysError} EINVAL misaligned, empty or no access; ERANGE outside the table or the physical address space;
+   * EEXIST where something is mapped; ENOMEM
+   */
+  map(iovaLo: number, iovaHi: number, physLo: number, physHi: number, bytes: number, prot: number): void {
+    if (((iovaLo | physLo) & 0xfff) !== 0 || !(bytes > 0) || bytes % 4096 !== 0) {
+      throw new SysError('EINVAL', 'iommu_map', `misaligned: ${range(iovaLo, iovaHi, bytes)}`);
+    }
+    if ((prot & (IOMMU_READ | IOMMU_WRITE)) === 0) throw new SysError('EINVAL', 'iommu_map', `protection ${hex(prot)}`);
+    const pages = bytes / 4096;
+    const page = this.pageOf(iovaLo, iovaHi);
+    const pfn = pageNumber(physLo, physHi);
+    if (page < 0 || page + (pages - 1) > this.lastOf(page)) {
+      throw new SysError('ERANGE', 'iommu_map', `outside the table: ${range(iovaLo, iovaHi, bytes)}`);
+    }
+    if (pfn + (pages - 1) > LAST_PFN) {
+      throw new SysError('ERANGE', 'iommu_map', `no physical address: ${range(physLo, physHi, bytes)}`);
+    }
+    this.low = leafLow(this.format, prot);
+    this.high = leafHigh(this.format, prot);
+    this.mapped = 0;
+    try {
+      this.fill(this.rootPfn, this.levels - 1, page, pfn, pages);
+    } catch (error) {
+      this.takeBack(page);
+      throw error;
+    }
+  }
+
+  /**
+   * Unmaps every leaf that meets the range, and gives the bytes unmapped: more than asked when leaves stick out, fewer
+   * where there are holes. Never fails and takes no frame.
+   */
+  unmap(iovaLo: number, iovaHi: number, bytes: number): number {
+    this.firstUnmapped = Number.POSITIVE_INFINITY;
+    this.lastUnmapped = -1;
+    const first = this.pageOf(iovaLo, iovaHi);
+    if (first < 0 || !(bytes > 0)) return 0;
+    const last = Math.min(this.lastOf(first), first + Math.ceil(bytes / 4096) - 1);
+    return this.remove(this.rootPfn, this.levels - 1, 0, first, last) * 4096;
+  }
+
+  /**
+   * Gives every leaf that meets the range the protection `prot`; accessed and dirty bits stay. Gives the bytes changed,
+   * counted as by `unmap`.
+   * @throws {SysError} EINVAL no access
+   */
+  protect(iovaLo: number, iovaHi: number, bytes: number, prot: number): number {
+    if ((prot & (IOMMU_READ | IOMMU_WRITE)) === 0) throw new SysError('EINVAL', 'iommu_map', `protection ${hex(prot)}`);
+    const first = this.pageOf(iovaLo, iovaHi);
+    if (first < 0 || !(bytes > 0)) return 0;
+    const last = Math.min(this.lastOf(first), first + Math.ceil(bytes / 4096) - 1);
+    const { words } = this;
+    const { accessed, dirty, noExecuteHigh } = this.format;
+    const kept = 0xfffff000 | this.large | accessed | dirty;
+    const low = leafLow(this.format, prot) & ~(accessed | dirty);
+    const high = leafHigh(this.format, prot);
+    let pages = 0;
+    this.eachRun(this.rootPfn, this.levels - 1, 0, first, last, (start, count, _page, span) => {
+      for (let word = start; word < start + 2 * count; word += 2) {
+        if (words[word] === 0) continue;
+        words[word] = (words[word]! & kept) | low;
+        words[word + 1] = (words[word + 1]! & ~noExecuteHigh) | high;
+        pages += span;
+      }
+      this.memory.noteWrite(start >>> 10);
+    });
+    return pages * 4096;
+  }
+
+  /**
+   * Calls `visit` for the dirty leaves that meet the range, ascending and whole; adjoining ones of one table come as one
+   * range. Clears their dirty bits unless `keep`.
+   */
+  readDirty(iova: bigint, bytes: bigint, keep: boolean, visit: (iova: bigint, bytes: bigint) => void): void {
+    const first = this.pageOf(low32(iova), high32(iova));
+    if (first < 0 || bytes <= 0n) return;
+    const last = Math.min(this.lastOf(first), first + Number((bytes + 4095n) >> 12n) - 1);
+    const { words } = this;
+    const { dirty } = this.format;
+    this.eachRun(this.rootPfn, this.levels - 1, 0, first, last, (start, count, page, span) => {
+      const end = start + 2 * count;
+      for (let word = start; word < end; word += 2) {
+        if ((words[word]! & dirty) === 0) continue;
+        let stop = word;
+        for (; stop < end && (words[stop]! & dirty) !== 0; stop += 2) if (!keep) words[stop] = words[stop]! & ~dirty;
+        if (!keep) this.memory.noteWrite(start >>> 10);
+        visit(this.addressOf(page + ((word - start) >> 1) * span), BigInt(((stop - word) >> 1) * span) << 12n);
+        word = stop;
+      }
+    });
+  }
+
+  /** Physical address behind `iova`, or null. @throws {RangeError} not an unsigned 64-bit value */
+  iovaToPhys(iova: bigint): bigint | null {
+    const page = this.pageOf(low32(iova), high32(iova));
+    if (page < 0) return null;
+    let pfn = -1;
+    this.eachRun(this.rootPfn, this.levels - 1, 0, page, page, (word, _count, first, span) => {
+      const low = this.words[word]!;
+      if (low === 0) return;
+      const frame = (this.words[word + 1]! & 0xfffff) * FRAMES_LOW + (low >>> 12);
+      pfn = frame + (page - first) - (frame % span);
+    });
+    return pfn < 0 ? null : (BigInt(pfn) << 12n) | (iova & 0xfffn);
+  }
+
+  /** Frees every table. Nothing may use the table any more. */
+  free(): void {
+    this.freeTable(this.rootPfn, this.levels - 1);
+    this.freeGathered();
+  }
+
+  /** Maps `pages` pages within `table`, advancing `mapped`. */
+  private fill(table: number, level: number, page: number, pfn: number, pages: number): void {
+    const { words, used } = this;
+    const span = SPAN[level]!;
+    const canBeLeaf = ((this.leafLevels >> level) & 1) !== 0;
+    let index = Math.floor(page / span) % ENTRIES;
+    let at = page;
+    let frame = pfn;
+    let rest = pages;
+    while (rest > 0) {
+      const word = (table << 10) | (index << 1);
+      let done = 0;
+      if (canBeLeaf && rest >= span && at % span === 0 && frame % span === 0) {
+        const low20 = frame % FRAMES_LOW;
+        const count = Math.min(ENTRIES - index, Math.floor(rest / span), (FRAMES_LOW - low20) / span);
+        if (used[table] !== 0 && countUsed(words, word, count) !== 0) throw this.exists(at);
+        const size = level === 0 ? 0 : this.large;
+        fillLeaves(words, word, count, (low20 << 12) | size | this.low, this.high | (frame / FRAMES_LOW), span << 12);
+        used[table] = used[table]! + count;
+        this.memory.noteWrite(table);
+        done = count * span;
+        this.mapped += done;
+        index += count;
+      } else {
+        done = Math.min(rest, span - (at % span));
+        let entry = words[word]!;
+        if (entry === 0) entry = this.addTable(table, word);
+        else if ((entry & this.large) !== 0 || level === 0) throw this.exists(at);
+        this.fill(entry >>> 12, level - 1, at, frame, done);
+        index++;
+      }
+      at += done;
+      frame += done;
+      rest -= done;
+    }
+  }
+
+  /** Puts an empty table behind an unused entry of `table`; gives the entry. @throws {SysError} ENOMEM */
+  private addTable(table: number, word: number): number {
+    const child = this.kernel.allocateFrame('page_table');
+    const entry = (child << 12) | this.tableBits;
+    this.used[child] = 0;
+    this.words[word] = entry;
+    this.used[table] = this.used[table]! + 1;
+    this.memory.noteWrite(table);
+    return entry;
+  }
+
+  /** Takes back a `map` from `page` that failed: hardware has not run since, so its tables are freed at once. */
+  private takeBack(page: number): void {
+    const waiting = this.gathered.length;
+    const { mapped } = this;
+    if (mapped > 0) this.remove(this.rootPfn, this.levels - 1, 0, page, page + mapped - 1);
+    this.prune(this.rootPfn, this.levels - 1, page + mapped);
+    while (this.gathered.length > waiting) this.kernel.freeFrame(this.gathered.pop()!);
+  }
+
+  /** Unlinks the empty tables on the way to `page`. */
+  private prune(table: number, level: number, page: number): void {
+    const word = (table << 10) | ((Math.floor(page / SPAN[level]!) % ENTRIES) << 1);
+    const entry = this.words[word]!;
+    if (level === 0 || entry === 0 || (entry & this.large) !== 0) return;
+    this.prune(entry >>> 12, level - 1, page);
+    if (this.used[entry >>> 12] === 0) this.unlink(table, word);
+  }
+
+  /** Clears the leaves of `table`, whose first page is `base`, that meet [first, last]; gives the pages cleared. */
+  private remove(table: number, level: number, base: number, first: number, last: number): number {
+    const { words, used } = this;
+    const span = SPAN[level]!;
+    const from = first <= base ? 0 : Math.floor((first - base) / span);
+    const to = Math.min(ENTRIES - 1, Math.floor((last - base) / span));
+    const start = (table << 10) | (from << 1);
+    if (level === 0) {
+      const count = to - from + 1;
+      const cleared = count === ENTRIES ? used[table]! : countUsed(words, start, count);
+      if (cleared === 0) return 0;
+      clearEntries(words, start, count);
+      used[table] = used[table]! - cleared;
+      this.memory.noteWrite(table);
+      this.noteUnmapped(base + from, base + to);
+      return cleared;
+    }
+    let pages = 0;
+    for (let index = from, word = start; index <= to; index++, word += 2) {
+      const entry = words[word]!;
+      if (entry === 0) continue;
+      const page = base + index * span;
+      if ((entry & this.large) !== 0) {
+        clearEntries(words, word, 1);
+        used[table] = used[table]! - 1;
+        this.noteUnmapped(page, page + span - 1);
+        pages += span;
+      } else {
+        pages += this.remove(entry >>> 12, level - 1, page, first, last);
+        if (used[entry >>> 12] === 0) this.unlink(table, word);
+      }
+    }
+    this.memory.noteWrite(table);
+    return pages;
+  }
+
+  /** Takes the empty table behind an entry of `table` out of it. */
+  private unlink(table: number, word: number): void {
+    this.gathered.push(this.words[word]! >>> 12);
+    this.words[word] = 0;
+    this.used[table] = this.used[table]! - 1;
+    this.memory.noteWrite(table);
+  }
+
+  private eachRun(table: number, level: number, base: number, first: number, last: number, visit: RunVisitor): void {
+    const span = SPAN[level]!;
+    const from = first <= base ? 0 : Math.floor((first - base) / span);
+    const to = Math.min(ENTRIES - 1, Math.floor((last - base) / span));
+    const start = (table << 10) | (from << 1);
+    if (level === 0) {
+      visit(start, to - from + 1, base + from, 1);
+      return;
+    }
+    for (let index = from, word = start; index <= to; index++, word += 2) {
+      const entry = this.words[word]!;
+      if (entry === 0) continue;
+      if ((entry & this.large) !== 0) visit(word, 1, base + index * span, span);
+      else this.eachRun(entry >>> 12, level - 1, base + index * span, first, last, visit);
+    }
+  }
+
+  private freeTable(table: number, level: number): void {
+    for (let word = table << 10; level > 0 && word < (table + 1) << 10; word += 2) {
+      const entry = this.words[word]!;
+      if (entry !== 0 && (entry & this.large) === 0) this.freeTable(entry >>> 12, level - 1);
+    }
+    this.kernel.freeFrame(table);
+  }
+
+  private noteUnmapped(first: number, last: number): void {
+    if (first < this.firstUnmapped) this.firstUnmapped = first;
+    if (last > this.lastUnmapped) this.lastUnmapped = last;
+  }
+
+  /** The page number within the table's width, or -1 for an address that the table has not. */
+  private pageOf(iovaLo: number, iovaHi: number): number {
+    const page = pageNumber(iovaLo, iovaHi);
+    if (page <= this.lastLowerPage) return page;
+    const upper = page - (2 ** 52 - 1 - this.lastPage);
+    return this.format.canonical && upper > this.lastLowerPage ? upper : -1;
+  }
+
+  /** The last page that adjoins `page` without a gap in the address space. */
+  private lastOf(page: number): number {
+    return page <= this.lastLowerPage ? this.lastLowerPage : this.lastPage;
+  }
+
+  private addressOf(page: number): bigint {
+    return BigInt(page <= this.lastLowerPage ? page : page + (2 ** 52 - 1 - this.lastPage)) << 12n;
+  }
+
+  private exists(page: number): SysError {
+    return new SysError('EEXIST', 'iommu_map', `${hex(this.addressOf(page))} is mapped`);
+  }
+}
+
+function range(lo: number, hi: number, bytes: number): string {
+  return `${hex(joinU64(lo, hi))} + ${hex(bytes)}`;
+}

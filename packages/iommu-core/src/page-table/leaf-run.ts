@@ -1,0 +1,49 @@
+/** Tight loops over adjoining entries of one table. `at` is the index of the first entry's low word. */
+
+/**
+ * Writes `count` leaves: the first is (`low`, `high`), each next one `step` higher. The sum must not carry out of the
+ * low half.
+ */
+export function fillLeaves(
+  words: Int32Array,
+  at: number,
+  count: number,
+  low: number,
+  high: number,
+  step: number,
+): void {
+  let word = at;
+  let entry = low;
+  const end = at + (count << 1);
+  for (const fours = end - 7; word < fours; word += 8) {
+    words[word] = entry;
+    words[word + 1] = high;
+    words[word + 2] = entry + step;
+    words[word + 3] = high;
+    words[word + 4] = entry + 2 * step;
+    words[word + 5] = high;
+    words[word + 6] = entry + 3 * step;
+    words[word + 7] = high;
+    entry = (entry + 4 * step) | 0;
+  }
+  for (; word < end; word += 2) {
+    words[word] = entry;
+    words[word + 1] = high;
+    entry = (entry + step) | 0;
+  }
+}
+
+/** How many of `count` entries are in use. */
+export function countUsed(words: Int32Array, at: number, count: number): number {
+  let used = 0;
+  for (let word = at; word < at + (count << 1); word += 2) if (words[word] !== 0) used++;
+  return used;
+}
+
+/** Clears `count` entries. */
+export function clearEntries(words: Int32Array, at: number, count: number): void {
+  if (count === 1) {
+    words[at] = 0;
+    words[at + 1] = 0;
+  } else words.fill(0, at, at + (count << 1));
+}
