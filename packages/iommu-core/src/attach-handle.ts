@@ -1,0 +1,9 @@
+/** One attachment of a domain to a group (Linux: struct iommu_attach_handle). */
+
+import type { Domain } from './domain.ts';
+
+/**
+ * Made by whoever attaches and found again in the fault groups that hit it; its owner may give it fields of its own.
+ * One handle stands for one attachment at a time.
+ */
+export type AttachHandle = { readonly domain: Domain };

@@ -1,0 +1,64 @@
+/** A function that masters DMA, as the core sees it (Linux: the IOMMU half of struct device). */
+
+import type { TraceSink } from '@iommukit/hw';
+import type { IommuGroup } from './group.ts';
+import type { Capability, HwInfo, IommuDriver, ReservedRegion } from './iommu-driver.ts';
+import type { Kernel, MsiMessage } from './kernel.ts';
+import { FaultReports } from './page-fault.ts';
+import type { PciDevice } from './pci/pci-device.ts';
+import type { IommuEvent } from './trace.ts';
+
+export class Device {
+  readonly kernel: Kernel;
+  readonly trace: TraceSink<IommuEvent>;
+  readonly driver: IommuDriver;
+  readonly pci: PciDevice;
+  readonly group: IommuGroup;
+  /** PASIDs the device can use are 1..maxPasids-1; 0 when it has none. Set by the driver's probe. */
+  maxPasids = 0;
+  /** PASIDs that this device may issue; written by authorization.ts and pasid-attach.ts. */
+  readonly authorizedPasids: Set<number> = new Set();
+  /** True between `prepareReset` and `finishReset`: everything of it is blocked whatever its group is attached to. */
+  inReset = false;
+  readonly faults: FaultReports;
+
+  constructor(group: IommuGroup, driver: IommuDriver, pci: PciDevice) {
+    this.kernel = group.kernel;
+    this.trace = group.trace;
+    this.group = group;
+    this.driver = driver;
+    this.pci = pci;
+    this.faults = new FaultReports(this);
+  }
+
+  get rid(): number {
+    return this.pci.rid;
+  }
+
+  /** `0000:bb:dd.f`, as in sysfs. */
+  get name(): string {
+    return this.pci.name;
+  }
+
+  capable(capability: Capability): boolean {
+    return this.driver.capable(this, capability);
+  }
+
+  /** @throws {SysError} EOPNOTSUPP for a type that the driver does not have */
+  hwInfo(type = 0): HwInfo {
+    return this.driver.hwInfo(this, type);
+  }
+
+  reservedRegions(): ReservedRegion[] {
+    return this.driver.reservedRegions(this);
+  }
+
+  /** The message that makes this device raise `handler`. @throws {SysError} ENOSPC, ENOMEM */
+  allocateMsi(handler: () => void): MsiMessage {
+    return this.driver.allocateMsi(this, handler);
+  }
+
+  freeMsi(message: MsiMessage): void {
+    this.driver.freeMsi(this, message);
+  }
+}
