@@ -1,0 +1,33 @@
+/**
+ * What an open file can do (Linux: struct file_operations). The file layer knows nothing of what is behind a file;
+ * /dev/iommu, VFIO devices, event and fault queues are all files of this type.
+ */
+
+import type { Process } from '@iommukit/iommu-core';
+
+/** Poll bits; values of include/uapi/asm-generic/poll.h. */
+export const POLLIN = 1;
+export const POLLOUT = 4;
+export const POLLERR = 8;
+export const POLLHUP = 16;
+
+/**
+ * An open file description. Methods refuse by throwing SysError; an absent method means that this kind of file does
+ * not do it, and the file layer answers with the errno Linux gives for that.
+ */
+export type File = {
+  /** What it is, as /proc/PID/fd would show it: `/dev/iommu`, `anon_inode:[eventfd]`. */
+  readonly name: string;
+  /** `argument` is the third argument of ioctl(2): usually an address in the caller's memory. Gives the result, >= 0. */
+  ioctl?(caller: Process, request: number, argument: bigint): number;
+  /** Reads up to `into.length` bytes. `position` is the file offset of pread(2), null for read(2). Gives the bytes read. */
+  read?(caller: Process, into: Uint8Array, position: bigint | null): number;
+  /** Writes `from`. Gives the bytes written. */
+  write?(caller: Process, from: Uint8Array, position: bigint | null): number;
+  /** POLL bits that hold now. */
+  poll?(): number;
+  /** Maps [offset, offset + length) into the caller's memory. Gives the address. `protection` holds hw's ACCESS_ bits. */
+  mmap?(caller: Process, length: bigint, protection: number, shared: boolean, offset: bigint): bigint;
+  /** The last descriptor is gone. Never fails. */
+  release(): void;
+};

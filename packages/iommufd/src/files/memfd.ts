@@ -1,0 +1,27 @@
+/** memfd_create(2): a file of memory. */
+
+import { ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE } from '@iommukit/hw';
+import { type MemoryFile, type Process, SysError } from '@iommukit/iommu-core';
+import type { File } from './file.ts';
+
+const PROTECTION = ACCESS_READ | ACCESS_WRITE | ACCESS_EXECUTE;
+
+export class MemFd implements File {
+  readonly name: string;
+  /** The pages; pinned by who maps the file for DMA. */
+  readonly file: MemoryFile;
+
+  constructor(name: string, file: MemoryFile) {
+    this.name = `/memfd:${name}`;
+    this.file = file;
+  }
+
+  mmap(caller: Process, length: bigint, protection: number, shared: boolean, offset: bigint): bigint {
+    if (caller.memory === null) throw new SysError('ENODEV', 'mmap', `${caller.name} maps its own memory`);
+    return caller.memory.map({ length, protection: protection & PROTECTION, backing: this.file, offset, shared });
+  }
+
+  release(): void {
+    this.file.close();
+  }
+}
