@@ -1,1 +1,94 @@
-export {};
+export { type ErrnoCode, SysError } from '@iommukit/iommu-core';
+export {
+  type CopyRequest,
+  type FaultRecord,
+  type HwptRequest,
+  IommufdClient,
+  type MapAccess,
+  type MapRequest,
+  type PagingRequest,
+  type VtdInvalidation,
+  type VtdStage1Request,
+} from './client.ts';
+export { IommufdContext, type IommufdOptions } from './context.ts';
+export { bindDevice, IommufdDevice } from './device.ts';
+export { DeviceNodes } from './files/device-nodes.ts';
+export { EventFd } from './files/eventfd.ts';
+export { FdTable } from './files/fd-table.ts';
+export { type File, POLLERR, POLLHUP, POLLIN, POLLOUT } from './files/file.ts';
+export { MemFd } from './files/memfd.ts';
+export { type MmapOptions, SystemCalls, type SystemCallsOptions } from './files/system-calls.ts';
+export type { HwInfoResult } from './hwpt-commands.ts';
+export type { IovaRange } from './ioas/reserved.ts';
+export {
+  IommufdFile,
+  IommufdNode,
+  type IommufdNodeOptions,
+  iommufdContextOf,
+  iommufdFileOf,
+  registerIommufd,
+} from './iommufd-file.ts';
+export type { ObjectType } from './object-table.ts';
+export { type Fields, type FieldType, type Struct, type StructValues, struct } from './struct.ts';
+export type { IommufdEvent } from './trace.ts';
+export {
+  INVALIDATE_COUNT_MAX,
+  INVALIDATE_ENTRY_MAX,
+  IOMMU_DESTROY,
+  IOMMU_FAULT_QUEUE_ALLOC,
+  IOMMU_GET_HW_INFO,
+  IOMMU_HW_CAP_DIRTY_TRACKING,
+  IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED,
+  IOMMU_HW_CAP_PCI_PASID_EXEC,
+  IOMMU_HW_CAP_PCI_PASID_PRIV,
+  IOMMU_HW_INFO_FLAG_INPUT_TYPE,
+  IOMMU_HW_INFO_TYPE_INTEL_VTD,
+  IOMMU_HW_INFO_TYPE_NONE,
+  IOMMU_HWPT_ALLOC,
+  IOMMU_HWPT_ALLOC_DIRTY_TRACKING,
+  IOMMU_HWPT_ALLOC_NEST_PARENT,
+  IOMMU_HWPT_ALLOC_PASID,
+  IOMMU_HWPT_DATA_NONE,
+  IOMMU_HWPT_DATA_VTD_S1,
+  IOMMU_HWPT_FAULT_ID_VALID,
+  IOMMU_HWPT_INVALIDATE,
+  IOMMU_HWPT_INVALIDATE_DATA_VTD_S1,
+  IOMMU_IOAS_ALLOC,
+  IOMMU_IOAS_COPY,
+  IOMMU_IOAS_IOVA_RANGES,
+  IOMMU_IOAS_MAP,
+  IOMMU_IOAS_MAP_FIXED_IOVA,
+  IOMMU_IOAS_MAP_READABLE,
+  IOMMU_IOAS_MAP_WRITEABLE,
+  IOMMU_IOAS_UNMAP,
+  IOMMU_PGFAULT_FLAGS_LAST_PAGE,
+  IOMMU_PGFAULT_FLAGS_PASID_VALID,
+  IOMMU_PGFAULT_PERM_EXEC,
+  IOMMU_PGFAULT_PERM_PRIV,
+  IOMMU_PGFAULT_PERM_READ,
+  IOMMU_PGFAULT_PERM_WRITE,
+  IOMMU_VTD_INV_FLAGS_LEAF,
+  IOMMU_VTD_S1_EAFE,
+  IOMMU_VTD_S1_SRE,
+  IOMMU_VTD_S1_WPE,
+  IOMMUFD_CMD_BASE,
+  IOMMUFD_PAGE_RESP_INVALID,
+  IOMMUFD_PAGE_RESP_SUCCESS,
+  iommuDestroy,
+  iommuFaultAlloc,
+  iommuHwInfo,
+  iommuHwInfoVtd,
+  iommuHwptAlloc,
+  iommuHwptInvalidate,
+  iommuHwptPageResponse,
+  iommuHwptPgfault,
+  iommuHwptVtdS1,
+  iommuHwptVtdS1Invalidate,
+  iommuIoasAlloc,
+  iommuIoasCopy,
+  iommuIoasIovaRanges,
+  iommuIoasMap,
+  iommuIoasUnmap,
+  iommuIovaRange,
+} from './uapi/iommufd.ts';
+export { clearUser, copyFromUser, copyToUser, isUserZero } from './user-memory.ts';

@@ -1,0 +1,256 @@
+/**
+ * /dev/iommu for programs written in TypeScript: each method is one system call on an open descriptor, and runs the
+ * same code as the ioctl of its name. Ids are object ids, lengths bytes.
+ */
+
+import { toU64, type U64, U64_MAX } from '@iommukit/hw';
+import { openFaultQueue } from './fault-queue.ts';
+import type { SystemCalls } from './files/system-calls.ts';
+import { NO_USER_DATA, type UserData } from './hwpt.ts';
+import { getHwInfo, type HwInfoResult, hwptAlloc, hwptInvalidate } from './hwpt-commands.ts';
+import { ioasAlloc, ioasCopy, ioasIovaRanges, ioasMap, ioasUnmap } from './ioas/ioas.ts';
+import type { IovaRange } from './ioas/reserved.ts';
+import type { Caller } from './ioctl.ts';
+import { iommufdFileOf } from './iommufd-file.ts';
+import type { Fields, Struct, StructValues } from './struct.ts';
+import * as uapi from './uapi/iommufd.ts';
+
+/** What the mapping allows; both by default. */
+export type MapAccess = { readable?: boolean; writable?: boolean };
+
+export type MapRequest = MapAccess & {
+  ioasId: number;
+  userVa: U64;
+  length: U64;
+  /** Where to map; where it fits by default. */
+  iova?: U64;
+};
+
+export type CopyRequest = MapAccess & {
+  srcIoasId: number;
+  srcIova: U64;
+  length: U64;
+  dstIoasId: number;
+  /** Where to map; where it fits by default. */
+  dstIova?: U64;
+};
+
+export type HwptRequest = {
+  deviceId: number;
+  /** The table can be attached together with PASIDs. */
+  pasid?: boolean;
+  /** Fault queue for page requests. */
+  faultId?: number;
+};
+
+export type PagingRequest = HwptRequest & {
+  ioasId: number;
+  nestParent?: boolean;
+  dirtyTracking?: boolean;
+};
+
+export type VtdStage1Request = HwptRequest & {
+  parentId: number;
+  /** Guest physical address of the table's root. */
+  pageTable: U64;
+  /** Bits of a stage-1 address: 48 or 57. */
+  addressWidth: number;
+  /** IOMMU_VTD_S1_ bits. */
+  stage1Flags?: number;
+};
+
+export type VtdInvalidation = {
+  /** Page-aligned stage-1 address. */
+  address: U64;
+  /** 4 KiB pages; 2^64 - 1 from address 0 is everything. */
+  pages: U64;
+  /** Only the last level of the table has changed. */
+  leaf?: boolean;
+};
+
+/** A page request, as read from a fault queue. */
+export type FaultRecord = {
+  readonly deviceId: number;
+  /** Null for a request without PASID. */
+  readonly pasid: number | null;
+  readonly group: number;
+  readonly last: boolean;
+  /** IOMMU_PGFAULT_PERM_ bits. */
+  readonly access: number;
+  readonly address: bigint;
+  /** Names the group in its answer. */
+  readonly cookie: number;
+};
+
+export class IommufdClient {
+  readonly system: SystemCalls;
+  readonly fd: number;
+  private readonly caller: Caller;
+
+  /** `fd` is a descriptor of /dev/iommu. @throws {SysError} EBADF, EBADFD */
+  constructor(system: SystemCalls, fd: number) {
+    this.system = system;
+    this.fd = fd;
+    this.caller = iommufdFileOf(system.file(fd)).caller(system.process);
+  }
+
+  /** @throws {SysError} ENOENT, EBUSY */
+  destroy(id: number): void {
+    this.call('IOMMU_DESTROY', ({ context }) => context.objects.destroy(id));
+  }
+
+  /** @throws {SysError} ENOMEM */
+  ioasAlloc(): number {
+    return this.call('IOMMU_IOAS_ALLOC', ({ context }) => ioasAlloc(context, 0).id);
+  }
+
+  /** @throws {SysError} ENOENT */
+  ioasIovaRanges(ioasId: number): { ranges: IovaRange[]; alignment: number } {
+    return this.call('IOMMU_IOAS_IOVA_RANGES', ({ context }) => ioasIovaRanges(context, ioasId));
+  }
+
+  /** @returns the I/O virtual address. @throws {SysError} as `ioasMap` */
+  ioasMap(request: MapRequest): bigint {
+    const { ioasId, userVa, length, iova } = request;
+    const options = {
+      ioasId,
+      flags: mapFlags(request, iova),
+      userVa: toU64(userVa),
+      length: toU64(length),
+      iova: toU64(iova ?? 0),
+    };
+    return this.call('IOMMU_IOAS_MAP', ({ context, process }) => ioasMap(context, process, options));
+  }
+
+  /** @returns the I/O virtual address in the destination. @throws {SysError} as `ioasCopy` */
+  ioasCopy(request: CopyRequest): bigint {
+    const { srcIoasId, dstIoasId, dstIova } = request;
+    const options = {
+      flags: mapFlags(request, dstIova),
+      srcIoasId,
+      dstIoasId,
+      srcIova: toU64(request.srcIova),
+      length: toU64(request.length),
+      dstIova: toU64(dstIova ?? 0),
+    };
+    return this.call('IOMMU_IOAS_COPY', ({ context }) => ioasCopy(context, options));
+  }
+
+  /** @returns bytes unmapped. @throws {SysError} as `ioasUnmap` */
+  ioasUnmap(ioasId: number, iova: U64, length: U64): bigint {
+    return this.call('IOMMU_IOAS_UNMAP', ({ context }) => ioasUnmap(context, ioasId, toU64(iova), toU64(length)));
+  }
+
+  /** Unmaps everything. @returns bytes unmapped. @throws {SysError} ENOENT no such IOAS */
+  ioasUnmapAll(ioasId: number): bigint {
+    return this.ioasUnmap(ioasId, 0n, U64_MAX);
+  }
+
+  /** A hardware page table that shows an IOAS. @returns its id. @throws {SysError} as `hwptAlloc` */
+  hwptAllocPaging(request: PagingRequest): number {
+    let flags = hwptFlags(request);
+    if (request.nestParent === true) flags |= uapi.IOMMU_HWPT_ALLOC_NEST_PARENT;
+    if (request.dirtyTracking === true) flags |= uapi.IOMMU_HWPT_ALLOC_DIRTY_TRACKING;
+    return this.hwptAlloc(request, request.ioasId, flags, NO_USER_DATA);
+  }
+
+  /** A nested table: VT-d first stage at a guest address. @returns its id. @throws {SysError} as `hwptAlloc` */
+  hwptAllocVtdS1(request: VtdStage1Request): number {
+    const { pageTable, addressWidth, stage1Flags = 0 } = request;
+    const bytes = encode(uapi.iommuHwptVtdS1, {
+      flags: BigInt(stage1Flags),
+      pgtblAddr: toU64(pageTable),
+      addrWidth: addressWidth,
+      reserved: 0,
+    });
+    const data = { type: uapi.IOMMU_HWPT_DATA_VTD_S1, length: bytes.length, read: () => bytes };
+    return this.hwptAlloc(request, request.parentId, hwptFlags(request), data);
+  }
+
+  /** @throws {SysError} ENOENT, EOPNOTSUPP */
+  hwInfo(deviceId: number): HwInfoResult {
+    return this.call('IOMMU_GET_HW_INFO', ({ context }) => getHwInfo(context, deviceId, 0, 0));
+  }
+
+  /** Invalidates what is cached of a VT-d first stage, in order. @throws {SysError} as HWPT_INVALIDATE */
+  hwptInvalidateVtdS1(hwptId: number, invalidations: readonly VtdInvalidation[]): void {
+    const layout = uapi.iommuHwptVtdS1Invalidate;
+    const bytes = new Uint8Array(invalidations.length * layout.size);
+    invalidations.forEach(({ address, pages, leaf }, index) => {
+      const flags = leaf === true ? uapi.IOMMU_VTD_INV_FLAGS_LEAF : 0;
+      layout.write({ addr: toU64(address), npages: toU64(pages), flags, reserved: 0 }, bytes, index * layout.size);
+    });
+    const options = {
+      hwptId,
+      dataType: uapi.IOMMU_HWPT_INVALIDATE_DATA_VTD_S1,
+      entryLength: layout.size,
+      entryCount: invalidations.length,
+      entries: (first: number, count: number) => bytes.subarray(first * layout.size, (first + count) * layout.size),
+    };
+    this.call('IOMMU_HWPT_INVALIDATE', ({ context }) => {
+      const { failure } = hwptInvalidate(context, options);
+      if (failure !== null) throw failure;
+    });
+  }
+
+  /** A fault queue and its descriptor. @throws {SysError} ENOMEM, EMFILE */
+  faultQueueAlloc(): { readonly id: number; readonly fd: number } {
+    return this.call('IOMMU_FAULT_QUEUE_ALLOC', ({ context, descriptors }) => openFaultQueue(context, descriptors, 0));
+  }
+
+  /** Page requests of whole groups, at most `room`; none when none wait. @throws {SysError} EINVAL the first group is larger */
+  readFaults(fd: number, room = 512): FaultRecord[] {
+    const layout = uapi.iommuHwptPgfault;
+    const bytes = new Uint8Array(room * layout.size);
+    const filled = this.system.read(fd, bytes);
+    const records: FaultRecord[] = [];
+    for (let at = 0; at < filled; at += layout.size) records.push(decodeFault(layout.read(bytes, at)));
+    return records;
+  }
+
+  /** Answers a group of page requests. @throws {SysError} EINVAL no group waits under the cookie */
+  respondFault(fd: number, cookie: number, success: boolean): void {
+    const code = success ? uapi.IOMMUFD_PAGE_RESP_SUCCESS : uapi.IOMMUFD_PAGE_RESP_INVALID;
+    this.system.write(fd, encode(uapi.iommuHwptPageResponse, { cookie, code }));
+  }
+
+  private hwptAlloc(request: HwptRequest, ptId: number, flags: number, data: UserData): number {
+    const { deviceId, faultId = 0 } = request;
+    return this.call('IOMMU_HWPT_ALLOC', ({ context }) => {
+      return hwptAlloc(context, { flags, deviceId, ptId, data, faultId }).id;
+    });
+  }
+
+  private call<T>(name: string, body: (caller: Caller) => T): T {
+    return this.caller.context.kernel.call(name, () => body(this.caller));
+  }
+}
+
+function mapFlags({ readable = true, writable = true }: MapAccess, iova: U64 | undefined): number {
+  let flags = iova === undefined ? 0 : uapi.IOMMU_IOAS_MAP_FIXED_IOVA;
+  if (writable) flags |= uapi.IOMMU_IOAS_MAP_WRITEABLE;
+  if (readable) flags |= uapi.IOMMU_IOAS_MAP_READABLE;
+  return flags;
+}
+
+function hwptFlags({ pasid = false, faultId }: HwptRequest): number {
+  return (pasid ? uapi.IOMMU_HWPT_ALLOC_PASID : 0) | (faultId === undefined ? 0 : uapi.IOMMU_HWPT_FAULT_ID_VALID);
+}
+
+function encode<F extends Fields>(layout: Struct<F>, values: StructValues<F>): Uint8Array {
+  const bytes = new Uint8Array(layout.size);
+  layout.write(values, bytes);
+  return bytes;
+}
+
+function decodeFault(record: ReturnType<typeof uapi.iommuHwptPgfault.read>): FaultRecord {
+  return {
+    deviceId: record.devId,
+    pasid: (record.flags & uapi.IOMMU_PGFAULT_FLAGS_PASID_VALID) === 0 ? null : record.pasid,
+    group: record.grpid,
+    last: (record.flags & uapi.IOMMU_PGFAULT_FLAGS_LAST_PAGE) !== 0,
+    access: record.perm,
+    address: record.addr,
+    cookie: record.cookie,
+  };
+}

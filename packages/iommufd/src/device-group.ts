@@ -1,0 +1,202 @@
+/**
+ * The attachments of a group that has bound devices: one hardware page table for requests without PASID and one for each
+ * PASID, each shared by all devices of the group that asked for it (Linux: struct iommufd_group).
+ */
+
+import { NO_PASID, type TraceSink } from '@iommukit/hw';
+import {
+  type AttachHandle,
+  attachDevicePasid,
+  attachGroup,
+  detachDevicePasid,
+  detachGroup,
+  type FaultGroup,
+  type IommuGroup,
+  type RidScope,
+  replaceDevicePasid,
+  replaceGroup,
+  SysError,
+} from '@iommukit/iommu-core';
+import type { IommufdContext } from './context.ts';
+import type { IommufdDevice } from './device.ts';
+import type { FaultSource } from './fault-queue.ts';
+import type { Hwpt, HwptPaging } from './hwpt.ts';
+import type { IommufdEvent } from './trace.ts';
+
+type Attachment = { hwpt: Hwpt; handle: AttachHandle; readonly devices: Set<IommufdDevice> };
+
+export class DeviceGroup {
+  readonly group: IommuGroup;
+  readonly devices: Set<IommufdDevice> = new Set();
+  private readonly context: IommufdContext;
+  private readonly trace: TraceSink<IommufdEvent>;
+  /** By PASID, NO_PASID included. */
+  private readonly attachments = new Map<number, Attachment>();
+
+  constructor(context: IommufdContext, group: IommuGroup) {
+    this.context = context;
+    this.trace = context.trace;
+    this.group = group;
+  }
+
+  /** What `device` is attached to at `pasid`, or null. */
+  attached(device: IommufdDevice, pasid: number): Hwpt | null {
+    const attachment = this.attachments.get(pasid);
+    return attachment?.devices.has(device) === true ? attachment.hwpt : null;
+  }
+
+  /** PASIDs, NO_PASID included, at which `device` is attached. */
+  pasidsOf(device: IommufdDevice): number[] {
+    return [...this.attachments].filter(([, { devices }]) => devices.has(device)).map(([pasid]) => pasid);
+  }
+
+  /**
+   * Attaches a device; the first of the group attaches the group.
+   * @throws {SysError} EBUSY it is attached; EINVAL others of the group are attached elsewhere, or the table does not
+   * fit the device or the group's other attachments; EADDRINUSE an area is in a region the device reserves; and the
+   * core's and driver's errors
+   */
+  attach(device: IommufdDevice, pasid: number, hwpt: Hwpt): void {
+    const call = 'iommufd_device_attach';
+    const present = this.attachments.get(pasid);
+    if (present?.devices.has(device) === true) {
+      throw new SysError('EBUSY', call, `device ${device.id} is attached to ${present.hwpt.id}`);
+    }
+    if (present !== undefined && present.hwpt !== hwpt) {
+      throw new SysError('EINVAL', call, `its group is attached to ${present.hwpt.id}, not ${hwpt.id}`);
+    }
+    const reserves = pasid === NO_PASID;
+    if (reserves) reserveRegions(hwpt.paging, device);
+    try {
+      if (present === undefined) {
+        const handle = this.makeHandle(call, device, pasid, hwpt);
+        if (pasid === NO_PASID) attachGroup(this.group, handle, scopeOf(hwpt));
+        else attachDevicePasid(device.device, pasid, handle);
+        this.attachments.set(pasid, { hwpt, handle, devices: new Set([device]) });
+      } else present.devices.add(device);
+    } catch (error) {
+      if (reserves) hwpt.paging.ioas.table.unreserve(device);
+      throw error;
+    }
+    hwpt.users++;
+    device.users++;
+    this.emit('device_attach', device, pasid, hwpt);
+  }
+
+  /**
+   * Moves every device that is attached at `pasid` over to `hwpt`. On failure nothing changes.
+   * @returns the table they were attached to, with one use of it left for the caller to give up; null when it is `hwpt`
+   * @throws {SysError} EINVAL the device is not attached; and as `attach`
+   */
+  replace(device: IommufdDevice, pasid: number, hwpt: Hwpt): Hwpt | null {
+    const call = 'iommufd_device_replace';
+    const attachment = this.attachments.get(pasid);
+    if (attachment === undefined || !attachment.devices.has(device)) {
+      throw new SysError('EINVAL', call, `device ${device.id} is not attached`);
+    }
+    const old = attachment.hwpt;
+    if (old === hwpt) return null;
+    const reserves = pasid === NO_PASID && old.paging.ioas !== hwpt.paging.ioas;
+    const reserved: IommufdDevice[] = [];
+    const { table } = hwpt.paging.ioas;
+    let handle: FaultSource;
+    try {
+      if (reserves) {
+        for (const member of attachment.devices) {
+          reserveRegions(hwpt.paging, member);
+          reserved.push(member);
+        }
+      }
+      handle = this.makeHandle(call, device, pasid, hwpt);
+      if (pasid === NO_PASID) replaceGroup(this.group, handle, scopeOf(hwpt));
+      else replaceDevicePasid(device.device, pasid, handle);
+    } catch (error) {
+      for (const member of reserved) table.unreserve(member);
+      throw error;
+    }
+    if (reserves) for (const member of attachment.devices) old.paging.ioas.table.unreserve(member);
+    old.fault?.dismiss(attachment.handle);
+    attachment.hwpt = hwpt;
+    attachment.handle = handle;
+    hwpt.users += attachment.devices.size;
+    old.users -= attachment.devices.size - 1;
+    this.emit('device_replace', device, pasid, hwpt);
+    return old;
+  }
+
+  /** Detaches a device; the last of the group detaches the group. Null when it was not attached. Never fails. */
+  detach(device: IommufdDevice, pasid: number): Hwpt | null {
+    const attachment = this.attachments.get(pasid);
+    if (attachment === undefined || !attachment.devices.delete(device)) return null;
+    const { hwpt, handle } = attachment;
+    if (attachment.devices.size === 0) {
+      if (pasid === NO_PASID) detachGroup(this.group);
+      else detachDevicePasid(device.device, pasid);
+      this.attachments.delete(pasid);
+      hwpt.fault?.dismiss(handle);
+    }
+    if (pasid === NO_PASID) hwpt.paging.ioas.table.unreserve(device);
+    device.users--;
+    this.emit('device_detach', device, pasid, hwpt);
+    return hwpt;
+  }
+
+  /** Checks that `hwpt` fits, then makes the handle of its attachment. */
+  private makeHandle(call: string, device: IommufdDevice, pasid: number, hwpt: Hwpt): FaultSource {
+    const { pci } = device.device;
+    if (hwpt.fault !== null && pci.isVirtualFunction && pci.hasPri) {
+      throw new SysError('EINVAL', call, `${pci.name} shares its page requests with its physical function`);
+    }
+    this.checkPasids(call, pasid, hwpt);
+    this.context.kernel.checkpoint('iommufd_attach_handle');
+    const bound = this.devices;
+    return {
+      domain: hwpt.domain,
+      deviceId(group: FaultGroup): number {
+        for (const member of bound) if (member.device === group.device) return member.id;
+        return device.id;
+      },
+    };
+  }
+
+  /** Where PASIDs are attached, the requests without PASID must go to a table made for PASIDs, and so must each. */
+  private checkPasids(call: string, pasid: number, hwpt: Hwpt): void {
+    if (pasid === NO_PASID) {
+      const other = [...this.attachments.keys()].find((key) => key !== NO_PASID);
+      if (other === undefined || hwpt.pasidCompatible) return;
+      throw new SysError('EINVAL', call, `PASID ${other} is attached and ${hwpt.id} was not made for PASIDs`);
+    }
+    const rid = this.attachments.get(NO_PASID)?.hwpt;
+    if (hwpt.pasidCompatible && rid?.pasidCompatible !== false) return;
+    const culprit = hwpt.pasidCompatible ? rid!.id : hwpt.id;
+    throw new SysError('EINVAL', call, `${culprit} was not made for PASIDs`);
+  }
+
+  private emit(
+    name: 'device_attach' | 'device_replace' | 'device_detach',
+    device: IommufdDevice,
+    pasid: number,
+    hwpt: Hwpt,
+  ): void {
+    if (!this.trace.enabled) return;
+    this.trace.emit({ name, context: this.context.id, device: device.id, pasid, hwpt: hwpt.id });
+  }
+}
+
+/** The scope of an attachment without PASID: a table that tells PASIDs apart itself takes them all. */
+function scopeOf(hwpt: Hwpt): RidScope {
+  return hwpt.domain.scopes.includes('rid') ? 'rid' : 'all-pasids';
+}
+
+/** Keeps areas out of the regions that a device's requests must not be translated in. @throws {SysError} EADDRINUSE, ENOMEM */
+function reserveRegions(paging: HwptPaging, device: IommufdDevice): void {
+  const { table } = paging.ioas;
+  try {
+    for (const { first, last, kind } of device.device.reservedRegions()) {
+      if (kind !== 'direct-relaxable') table.reserve(first, last, device);
+    }
+  } catch (error) {
+    table.unreserve(device);
+    throw error;
+  }
+}

@@ -1,0 +1,162 @@
+/** I/O address spaces: the IOAS object and its commands (Linux: drivers/iommu/iommufd/ioas.c). */
+
+import { hex, U64_MAX } from '@iommukit/hw';
+import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type Process, SysError } from '@iommukit/iommu-core';
+import type { IommufdContext } from '../context.ts';
+import type { HwptPaging } from '../hwpt.ts';
+import { IommufdObject } from '../object-table.ts';
+import { IOMMU_IOAS_MAP_FIXED_IOVA, IOMMU_IOAS_MAP_READABLE, IOMMU_IOAS_MAP_WRITEABLE } from '../uapi/iommufd.ts';
+import { payerOf } from './accounting.ts';
+import type { Area, PagesSlice } from './area.ts';
+import { IoPageTable } from './io-page-table.ts';
+import { Pages } from './pages.ts';
+import type { IovaRange } from './reserved.ts';
+
+const MAP_FLAGS = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_WRITEABLE | IOMMU_IOAS_MAP_READABLE;
+
+export class Ioas extends IommufdObject {
+  readonly type = 'ioas';
+  readonly context: IommufdContext;
+  readonly table: IoPageTable;
+  /** Hardware page tables that show this address space, in the order in which they were made. */
+  readonly hwpts: HwptPaging[] = [];
+
+  constructor(id: number, context: IommufdContext) {
+    super(id);
+    this.context = context;
+    this.table = new IoPageTable(context.kernel);
+  }
+
+  destroy(): void {
+    this.table.unmapAll((area) => this.traceArea('ioas_unmap', area));
+  }
+
+  traceArea(name: 'ioas_map' | 'ioas_unmap', area: Area): void {
+    const { trace, id: context } = this.context;
+    if (!trace.enabled) return;
+    const { iova, length, pages } = area;
+    trace.emit({ name, context, ioas: this.id, iova, length, pages: pages.id });
+  }
+}
+
+/** @throws {SysError} EOPNOTSUPP flags; ENOMEM */
+export function ioasAlloc(context: IommufdContext, flags: number): Ioas {
+  if (flags !== 0) throw new SysError('EOPNOTSUPP', 'IOMMU_IOAS_ALLOC', `flags ${hex(flags)}`);
+  return context.objects.create((id) => new Ioas(id, context));
+}
+
+/** What can be mapped: the addresses that are not reserved, and the alignment in bytes. @throws {SysError} ENOENT */
+export function ioasIovaRanges(context: IommufdContext, ioasId: number): { ranges: IovaRange[]; alignment: number } {
+  const { table } = context.objects.get(ioasId, Ioas);
+  return { ranges: table.holes(), alignment: table.iovaAlignment };
+}
+
+export type IoasMapOptions = {
+  ioasId: number;
+  /** IOMMU_IOAS_MAP_ bits. */
+  flags: number;
+  /** Address in the caller's memory. */
+  userVa: bigint;
+  length: bigint;
+  /** Used with IOMMU_IOAS_MAP_FIXED_IOVA only. */
+  iova: bigint;
+};
+
+/**
+ * Maps the caller's memory. @returns the I/O virtual address
+ * @throws {SysError} EOPNOTSUPP flags; EOVERFLOW; EINVAL; ENOENT; EEXIST; ENOSPC; EFAULT; ENOMEM
+ */
+export function ioasMap(context: IommufdContext, caller: Process, options: IoasMapOptions): bigint {
+  const call = 'IOMMU_IOAS_MAP';
+  const { flags, userVa, length } = options;
+  checkMapFlags(call, flags, [options.iova, length]);
+  const ioas = context.objects.get(options.ioasId, Ioas);
+  if (userVa + length > U64_MAX) throw new SysError('EOVERFLOW', call, `${hex(length)} bytes from ${hex(userVa)}`);
+  if (length === 0n || length > U64_MAX - 4096n) throw new SysError('EINVAL', call, `length ${hex(length)}`);
+  context.kernel.checkpoint('iopt_pages');
+  const pages = new Pages({
+    kernel: context.kernel,
+    context: context.id,
+    id: context.nextPagesId(),
+    payer: payerOf(caller),
+    accounting: caller.credentials.has('CAP_IPC_LOCK') ? 'none' : context.accounting,
+    userVa,
+    length,
+    writable: (flags & IOMMU_IOAS_MAP_WRITEABLE) !== 0,
+    trace: context.trace,
+  });
+  const slice = { pages, startByte: userVa - pages.origin, length };
+  return mapSlices(ioas, [slice], length, fixedIova(flags, options.iova), flags);
+}
+
+export type IoasCopyOptions = {
+  /** IOMMU_IOAS_MAP_ bits. */
+  flags: number;
+  dstIoasId: number;
+  srcIoasId: number;
+  length: bigint;
+  /** Used with IOMMU_IOAS_MAP_FIXED_IOVA only. */
+  dstIova: bigint;
+  srcIova: bigint;
+};
+
+/**
+ * Maps what is mapped in one IOAS in another as well, on the same pin groups. @returns the address in the destination
+ * @throws {SysError} EOPNOTSUPP flags; EOVERFLOW; EINVAL; ENOENT an IOAS, or a hole in the source; EPERM write access
+ * to read-only pages; EEXIST; ENOSPC; EFAULT; ENOMEM
+ */
+export function ioasCopy(context: IommufdContext, options: IoasCopyOptions): bigint {
+  const { flags, length, srcIova, dstIova } = options;
+  checkMapFlags('IOMMU_IOAS_COPY', flags, [length, srcIova, dstIova]);
+  const slices = context.objects.get(options.srcIoasId, Ioas).table.slices(srcIova, length);
+  let destination: Ioas;
+  try {
+    destination = context.objects.get(options.dstIoasId, Ioas);
+  } catch (error) {
+    for (const { pages } of slices) pages.put();
+    throw error;
+  }
+  return mapSlices(destination, slices, length, fixedIova(flags, dstIova), flags);
+}
+
+/**
+ * Unmaps the areas in a range; (0, 2^64 - 1) is everything. @returns bytes unmapped
+ * @throws {SysError} ENOENT the IOAS, nothing there, or an area that is only partly in the range, when those before it
+ * stay unmapped; EOVERFLOW; EINVAL length 0
+ */
+export function ioasUnmap(context: IommufdContext, ioasId: number, iova: bigint, length: bigint): bigint {
+  const ioas = context.objects.get(ioasId, Ioas);
+  const gone = (area: Area): void => ioas.traceArea('ioas_unmap', area);
+  if (iova === 0n && length === U64_MAX) return ioas.table.unmapAll(gone);
+  if (iova === U64_MAX || length === U64_MAX) {
+    throw new SysError('EOVERFLOW', 'IOMMU_IOAS_UNMAP', `${hex(length)} bytes from ${hex(iova)}`);
+  }
+  return ioas.table.unmap(iova, length, gone);
+}
+
+function checkMapFlags(call: string, flags: number, values: readonly bigint[]): void {
+  if ((flags & ~MAP_FLAGS) !== 0) throw new SysError('EOPNOTSUPP', call, `flags ${hex(flags)}`);
+  if (values.includes(U64_MAX)) throw new SysError('EOVERFLOW', call, `an address or length is ${hex(U64_MAX)}`);
+  if ((flags & (IOMMU_IOAS_MAP_WRITEABLE | IOMMU_IOAS_MAP_READABLE)) === 0) {
+    throw new SysError('EINVAL', call, 'neither readable nor writable');
+  }
+}
+
+function fixedIova(flags: number, iova: bigint): bigint | null {
+  return (flags & IOMMU_IOAS_MAP_FIXED_IOVA) === 0 ? null : iova;
+}
+
+/** Maps slices, whose references it takes over, also when it fails. */
+function mapSlices(ioas: Ioas, slices: PagesSlice[], length: bigint, iova: bigint | null, flags: number): bigint {
+  let prot = IOMMU_CACHE;
+  if ((flags & IOMMU_IOAS_MAP_WRITEABLE) !== 0) prot |= IOMMU_WRITE;
+  if ((flags & IOMMU_IOAS_MAP_READABLE) !== 0) prot |= IOMMU_READ;
+  try {
+    const areas = ioas.table.map(slices, length, iova, prot);
+    for (const area of areas) ioas.traceArea('ioas_map', area);
+    return areas[0]!.iova;
+  } catch (error) {
+    for (const { pages } of slices) pages.put();
+    throw error;
+  }
+}

@@ -1,0 +1,57 @@
+/**
+ * Choosing an I/O virtual address: the first place that fits, as aligned as the memory behind it, so that large pages
+ * can be used (Linux: iopt_alloc_iova, drivers/iommu/iommufd/io_pagetable.c).
+ */
+
+import { hex, PAGE_SIZE, U64_MAX } from '@iommukit/hw';
+import { SysError } from '@iommukit/iommu-core';
+import { byteOf, pageOf } from './area.ts';
+import type { GapRequest, IntervalTree } from './interval-tree.ts';
+import type { ReservedRanges } from './reserved.ts';
+
+/** No address is aligned to more than this: the size of a large page of the CPU. */
+const HUGE_PAGE = 2 << 20;
+const LENGTH_LIMIT = 2n ** 63n - 1n;
+/** First and last address to give out: never 0. */
+const FIRST = BigInt(PAGE_SIZE);
+const LAST: bigint = U64_MAX - BigInt(PAGE_SIZE);
+
+/**
+ * The lowest address for `length` bytes (at least 1) of memory at `address` that no area and no reserved range meets.
+ * It has the memory's offset in the page.
+ * @throws {SysError} EOVERFLOW length; EINVAL the memory is less aligned than `minAlignment`; ENOSPC
+ */
+export function allocateIova(
+  areas: IntervalTree<unknown>,
+  reserved: ReservedRanges,
+  address: bigint,
+  length: bigint,
+  minAlignment: number,
+): bigint {
+  const call = 'iopt_alloc_iova';
+  if (length >= LENGTH_LIMIT) throw new SysError('EOVERFLOW', call, `length ${hex(length)}`);
+  const alignment = alignmentFor(address, length);
+  if (alignment < minAlignment) {
+    throw new SysError('EINVAL', call, `memory at ${hex(address)} cannot be aligned to ${minAlignment}`);
+  }
+  const request: GapRequest = {
+    pages: pageOf(length - 1n),
+    bytes: byteOf(length - 1n),
+    alignment,
+    pageOffset: byteOf(address),
+  };
+  for (const { start, last } of reserved.holes(FIRST, LAST)) {
+    if (areas.findGap(pageOf(start), byteOf(start), pageOf(last), byteOf(last), request)) {
+      return BigInt(areas.foundPage) * BigInt(PAGE_SIZE) + BigInt(areas.foundByte);
+    }
+  }
+  throw new SysError('ENOSPC', call, `no place for ${hex(length)} bytes aligned to ${hex(alignment)}`);
+}
+
+/** The smallest power of two not below `length`, but no more than a large page and than what `address` has. */
+function alignmentFor(address: bigint, length: bigint): number {
+  let alignment = 1;
+  while (alignment < HUGE_PAGE && BigInt(alignment) < length) alignment *= 2;
+  const own = address & -address;
+  return own !== 0n && own < BigInt(alignment) ? Number(own) : alignment;
+}
