@@ -1,0 +1,103 @@
+/** One BAR of an open device: accesses through the file, and windows in processes (Linux: vfio_pci_rdwr.c, vfio_pci_core.c). */
+
+import { PAGE_SIZE } from '@iommukit/hw';
+import { DeviceMemory, type PciDevice, type PciResource, type Process, SysError } from '@iommukit/iommu-core';
+
+/** A closed interval of byte offsets in a BAR. */
+export type BarRange = { readonly first: number; readonly last: number };
+
+export class BarRegion {
+  readonly resource: PciResource;
+  readonly size: number;
+  /** What can be mapped: everything, or what lies around the pages of the MSI-X table. */
+  readonly windows: readonly BarRange[];
+  private readonly device: PciDevice;
+  private readonly table: BarRange | null;
+  private readonly memory: DeviceMemory;
+  private readonly memoryEnabled: () => boolean;
+
+  /** `trapTable` keeps the pages of the MSI-X table out of the windows. */
+  constructor(device: PciDevice, resource: PciResource, memoryEnabled: () => boolean, trapTable: boolean) {
+    this.device = device;
+    this.resource = resource;
+    this.size = Number(resource.size);
+    this.memoryEnabled = memoryEnabled;
+    const { msix } = device;
+    const start = msix?.tableBar === resource.bar ? msix.tableOffset : -1;
+    this.table = start < 0 ? null : { first: start, last: start + 16 * msix!.vectors - 1 };
+    this.windows = this.size % PAGE_SIZE !== 0 ? [] : windowsAround(this.size, trapTable ? this.table : null);
+    const base = Number(resource.address / BigInt(PAGE_SIZE));
+    this.memory = new DeviceMemory((index) => (memoryEnabled() ? base + index : -1));
+  }
+
+  /** True when the MSI-X table lies in this BAR. */
+  get holdsTable(): boolean {
+    return this.table !== null;
+  }
+
+  /** Reads up to the end of the BAR; the MSI-X table reads as ones. Gives the bytes read. @throws {SysError} EINVAL past the end; EIO memory decode is off */
+  read(offset: number, into: Uint8Array): number {
+    return this.access('read', offset, into, (address, chunk) => {
+      if (address < 0) chunk.fill(0xff);
+      else this.device.kernel.memory.read(this.resource.address + BigInt(address), chunk);
+    });
+  }
+
+  /** Writes up to the end of the BAR; the MSI-X table takes nothing. Gives the bytes written. @throws {SysError} EINVAL, EIO */
+  write(offset: number, from: Uint8Array): number {
+    return this.access('write', offset, from, (address, chunk) => {
+      if (address >= 0) this.device.kernel.memory.write(this.resource.address + BigInt(address), chunk);
+    });
+  }
+
+  /** Maps [offset, offset + length) into a process. @throws {SysError} EINVAL not within one window; ENOMEM; ENODEV a process elsewhere */
+  map(process: Process, offset: number, length: bigint, protection: number): bigint {
+    const call = 'mmap';
+    const last = BigInt(offset) + ((length + 4095n) & ~4095n) - 1n;
+    const inside = this.windows.some((window) => offset >= window.first && last <= BigInt(window.last));
+    if (!inside) {
+      throw new SysError('EINVAL', call, `BAR ${this.resource.bar}: ${offset}..${last} cannot be mapped`);
+    }
+    if (process.memory === null) throw new SysError('ENODEV', call, `${process.name} maps its own memory`);
+    return process.memory.map({ length, protection, backing: this.memory, offset, shared: true });
+  }
+
+  /** Takes the windows out of every process until memory decode is found on again. */
+  revoke(): void {
+    this.memory.revoke();
+  }
+
+  /** `move` gets the offset of each part and its bytes; -1 for the MSI-X table. */
+  private access(
+    call: string,
+    offset: number,
+    buffer: Uint8Array,
+    move: (offset: number, chunk: Uint8Array) => void,
+  ): number {
+    if (offset >= this.size) throw new SysError('EINVAL', call, `${offset} is outside BAR ${this.resource.bar}`);
+    if (!this.memoryEnabled()) throw new SysError('EIO', call, `memory decode of ${this.device.name} is off`);
+    const count = Math.min(buffer.length, this.size - offset);
+    const cuts = [offset, offset + count];
+    if (this.table !== null) cuts.push(this.table.first, this.table.last + 1);
+    cuts.sort((a, b) => a - b);
+    for (let i = 1; i < cuts.length; i++) {
+      const start = Math.max(cuts[i - 1]!, offset);
+      const end = Math.min(cuts[i]!, offset + count);
+      if (start >= end) continue;
+      const trapped = this.table !== null && start >= this.table.first && start <= this.table.last;
+      move(trapped ? -1 : start, buffer.subarray(start - offset, end - offset));
+    }
+    return count;
+  }
+}
+
+/** What of `size` bytes lies outside the pages that `hole` touches. */
+function windowsAround(size: number, hole: BarRange | null): BarRange[] {
+  if (hole === null) return [{ first: 0, last: size - 1 }];
+  const first = Math.floor(hole.first / PAGE_SIZE) * PAGE_SIZE;
+  const end = (Math.floor(hole.last / PAGE_SIZE) + 1) * PAGE_SIZE;
+  const windows: BarRange[] = [];
+  if (first > 0) windows.push({ first: 0, last: first - 1 });
+  if (end < size) windows.push({ first: end, last: size - 1 });
+  return windows;
+}

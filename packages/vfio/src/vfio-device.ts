@@ -1,0 +1,94 @@
+/** The devices that VFIO offers to users, each as /dev/vfio/devices/vfioN (Linux: drivers/vfio/vfio_main.c). */
+
+import { type Device, type PciDevice, type Process, SysError } from '@iommukit/iommu-core';
+import type { DeviceNodes, FdTable } from '@iommukit/iommufd';
+import { VfioDeviceFile } from './device-file.ts';
+import type { MsixTableAccess, PciUser } from './pci/pci-user.ts';
+import { VfToken } from './vf-token.ts';
+
+export type VfioOptions = {
+  nodes: DeviceNodes;
+  /** The descriptors of a process, for calls that name one. */
+  descriptorsOf: (process: Process) => FdTable;
+};
+
+export type VfioDeviceOptions = {
+  /** `mappable`, as Linux has it, by default. */
+  msixTable?: MsixTableAccess;
+};
+
+/** One device on offer. Its node can be opened many times; one open file at a time has it bound. */
+export class VfioDevice {
+  readonly device: Device;
+  /** The N of vfioN. */
+  readonly index: number;
+  readonly msixTable: MsixTableAccess;
+  readonly descriptorsOf: (process: Process) => FdTable;
+  /** The token of a PF with SR-IOV; null elsewhere. */
+  readonly token: VfToken | null;
+  /** The function while a file has it bound. */
+  user: PciUser | null = null;
+  private readonly vfio: Vfio;
+
+  constructor(vfio: Vfio, device: Device, index: number, options: VfioDeviceOptions) {
+    this.vfio = vfio;
+    this.device = device;
+    this.index = index;
+    this.msixTable = options.msixTable ?? 'mappable';
+    this.descriptorsOf = vfio.descriptorsOf;
+    this.token = device.pci.sriovOffset === 0 ? null : new VfToken();
+  }
+
+  get path(): string {
+    return `/dev/vfio/devices/vfio${this.index}`;
+  }
+
+  /** The token that a VF's users need: its PF's, when that is on offer too. */
+  get physicalToken(): VfToken | null {
+    const { physicalFunction } = this.device.pci;
+    return physicalFunction === null ? null : (this.vfio.find(physicalFunction)?.token ?? null);
+  }
+
+  /** @throws {SysError} EACCES the token is needed and not the one given; EINVAL there is nothing it could be for */
+  checkToken(token: Uint8Array | null): void {
+    const { physicalToken } = this;
+    if (physicalToken !== null) physicalToken.admitVirtual(token);
+    else if (this.token !== null) this.token.admitPhysical(token);
+    else if (token !== null) {
+      throw new SysError('EINVAL', 'VFIO_DEVICE_BIND_IOMMUFD', `${this.device.name} has no use for a token`);
+    }
+  }
+}
+
+export class Vfio {
+  readonly descriptorsOf: (process: Process) => FdTable;
+  private readonly nodes: DeviceNodes;
+  private readonly devices = new Map<PciDevice, VfioDevice>();
+  private nextIndex = 0;
+
+  constructor(options: VfioOptions) {
+    this.nodes = options.nodes;
+    this.descriptorsOf = options.descriptorsOf;
+  }
+
+  /** The device on offer for a function, or null. */
+  find(pci: PciDevice): VfioDevice | null {
+    return this.devices.get(pci) ?? null;
+  }
+
+  /** Offers a device. @throws {SysError} EEXIST it is on offer */
+  register(device: Device, options: VfioDeviceOptions = {}): VfioDevice {
+    if (this.devices.has(device.pci)) throw new SysError('EEXIST', 'vfio_register', `${device.name} is on offer`);
+    const entry = new VfioDevice(this, device, this.nextIndex++, options);
+    this.nodes.register(entry.path, () => new VfioDeviceFile(entry));
+    this.devices.set(device.pci, entry);
+    return entry;
+  }
+
+  /** Takes a device back. @throws {SysError} EBUSY a user has it bound */
+  unregister(entry: VfioDevice): void {
+    if (entry.user !== null) throw new SysError('EBUSY', 'vfio_unregister', `${entry.device.name} is in use`);
+    this.nodes.unregister(entry.path);
+    this.devices.delete(entry.device.pci);
+  }
+}
