@@ -1,0 +1,35 @@
+/** The command: boots the guest, shows its console, the eight steps and the counters, or one JSON report. */
+
+import { readFileSync } from 'node:fs';
+import { type Options, parseOptions, UsageError } from './options.ts';
+import { formatEntry } from './report/recorder.ts';
+import { formatReport } from './report/report.ts';
+import { run } from './run.ts';
+import { guestMemoryBytes } from './vmm/boot-info.ts';
+
+const IMAGE = new URL('../guest/image/guest.elf', import.meta.url);
+
+/** The exit code: 0 all is well, 1 a check failed, 2 the arguments make no sense. */
+function main(args: readonly string[]): number {
+  let options: Options | null;
+  try {
+    options = parseOptions(args, (text) => process.stdout.write(text));
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    process.stderr.write(`vmm: ${error.message}\n`);
+    return 2;
+  }
+  if (options === null) return 0;
+  const { processes, bytes, seed, trace, json } = options;
+  const show = !json;
+  const report = run({
+    image: readFileSync(IMAGE),
+    boot: { ramBytes: guestMemoryBytes(processes), processes, bytesPerProcess: bytes, seed },
+    console: (byte) => show && process.stdout.write(String.fromCharCode(byte)),
+    hear: (entry) => trace && (show ? process.stdout : process.stderr).write(`${formatEntry(entry)}\n`),
+  });
+  process.stdout.write(show ? formatReport(report) : `${JSON.stringify(report)}\n`);
+  return report.ok ? 0 : 1;
+}
+
+process.exitCode = main(process.argv.slice(2));

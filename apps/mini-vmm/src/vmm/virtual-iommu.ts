@@ -1,0 +1,185 @@
+/**
+ * The virtual VT-d unit's back end: it never translates anything. The guest's PASID entries become nested tables of
+ * the host, one for each PASID, attached to the passed-through function; what the guest invalidates is invalidated
+ * there; page requests come back through the host's fault queues.
+ *
+ * The unit shows caching mode, so the guest flushes its PASID cache after every change of an entry, also from absent to
+ * present. That flush is the only thing that makes the VMM look at an entry.
+ */
+
+import {
+  fieldGet,
+  type MemoryPort,
+  NO_PASID,
+  PAGE_SIZE,
+  PASID0_PGTT,
+  type PageGroupResponse,
+  PGTT_PASS_THROUGH,
+  U64_MAX,
+  type VtdBackend,
+  type VtdInvalidation,
+} from '@iommukit/hw';
+import { SysError } from '@iommukit/iommufd';
+import { type ContextEntry, type PasidEntry, presentPasids, readContext, readPasidEntry } from './guest-tables.ts';
+import type { Hypervisor } from './hypervisor.ts';
+import { type Stage1Host, Stage1Shadow } from './stage1-shadow.ts';
+
+export type VirtualIommuOptions = Stage1Host & {
+  /** Guest physical memory. */
+  memory: MemoryPort;
+  /** The function's requester id in the guest. */
+  guestRid: number;
+  /** Width of guest PASIDs. The host PASID that ENQCMD sends for one lies above that width, so the two never meet. */
+  pasidBits: number;
+  hypervisor: Pick<Hypervisor, 'mapPasid' | 'unmapPasid'>;
+};
+
+export class VirtualIommu implements VtdBackend {
+  private readonly options: VirtualIommuOptions;
+  /** By guest PASID; NO_PASID for requests without one. */
+  private readonly shadows = new Map<number, Stage1Shadow>();
+  private rootTable = 0n;
+  private translating = false;
+
+  constructor(options: VirtualIommuOptions) {
+    this.options = options;
+    options.device.attach(options.parentHwpt);
+  }
+
+  /** True when the host has a table for the guest's `pasid`. */
+  isShadowed(pasid: number): boolean {
+    return this.shadows.has(pasid);
+  }
+
+  /** True when the guest's own entry of `pasid` is present, whatever the host has for it. */
+  hasGuestEntry(pasid: number): boolean {
+    const context = this.context();
+    return context !== null && readPasidEntry(this.options.memory, context, pasid) !== null;
+  }
+
+  setRootTable(address: bigint): void {
+    this.rootTable = address;
+  }
+
+  setTranslation(enabled: boolean): void {
+    this.translating = enabled;
+    this.syncAll();
+  }
+
+  /** Interrupt remapping is not advertised. */
+  setInterruptTable(): void {}
+  setInterruptRemapping(): void {}
+  setCompatibilityInterrupts(): void {}
+
+  /** The host invalidates device TLBs together with the tables above them: requests for those have nothing left to do. */
+  invalidate(request: VtdInvalidation, done: (completed: boolean) => void): void {
+    switch (request.kind) {
+      case 'context-cache':
+        this.syncAll();
+        break;
+      case 'pasid-cache':
+        this.flushPasidCache(request.granularity === 'pasid' ? request.pasid : NO_PASID);
+        break;
+      case 'pasid-iotlb':
+        this.invalidateStage1(request);
+        break;
+      case 'iotlb':
+        for (const shadow of this.shadows.values()) shadow.invalidate(0n, U64_MAX, false);
+        break;
+    }
+    done(true);
+  }
+
+  /** The guest answers a page request, or its unit does when the guest's queue has no room. */
+  respond(response: PageGroupResponse): void {
+    for (const shadow of this.shadows.values()) if (shadow.respond(response.group, response.code)) return;
+  }
+
+  /** Moves what the host's fault queues hold into the guest's page-request queue. */
+  pumpPageRequests(): void {
+    for (const shadow of this.shadows.values()) shadow.pumpPageRequests(this.options.guestRid);
+  }
+
+  /** Nothing of the guest's tables is used any more. */
+  reset(): void {
+    this.rootTable = 0n;
+    this.setTranslation(false);
+  }
+
+  private flushPasidCache(pasid: number): void {
+    const { trace } = this.options;
+    if (trace.enabled) trace.emit({ name: 'pasid_cache_flush', pasid });
+    const context = this.context();
+    if (pasid === NO_PASID || pasid === context?.ridPasid) this.syncAll();
+    else this.sync(pasid, context);
+  }
+
+  private invalidateStage1(request: VtdInvalidation & { kind: 'pasid-iotlb' }): void {
+    const pasid = request.pasid === this.context()?.ridPasid ? NO_PASID : request.pasid;
+    const shadow = this.shadows.get(pasid);
+    if (request.granularity === 'pasid' || request.sizeLg2 >= 64) shadow?.invalidate(0n, U64_MAX, false);
+    else shadow?.invalidate(request.address, (1n << BigInt(request.sizeLg2)) / BigInt(PAGE_SIZE), request.leafOnly);
+  }
+
+  private syncAll(): void {
+    const context = this.context();
+    const present = context?.pasidEnabled ? presentPasids(this.options.memory, context) : [];
+    for (const pasid of new Set([...this.shadows.keys(), ...present])) {
+      if (pasid !== NO_PASID && pasid !== context?.ridPasid) this.sync(pasid, context);
+    }
+    this.syncRequester(context);
+  }
+
+  /** Makes the host's table for `pasid` what the guest's entry says now. */
+  private sync(pasid: number, context: ContextEntry | null): void {
+    const shown = 2 ** this.options.pasidBits;
+    const entry = context?.pasidEnabled && pasid < shown ? readPasidEntry(this.options.memory, context, pasid) : null;
+    if (entry === null) this.clear(pasid);
+    else this.set({ pasid, hostPasid: shown + pasid }, entry);
+  }
+
+  /** Requests without PASID reach guest physical addresses, or what the entry of RID_PASID says, or nothing. */
+  private syncRequester(context: ContextEntry | null): void {
+    const { device, memory, parentHwpt } = this.options;
+    const entry = context === null ? null : readPasidEntry(memory, context, context.ridPasid);
+    const passThrough = entry !== null && fieldGet(PASID0_PGTT, entry[0]!) === PGTT_PASS_THROUGH;
+    if (!this.translating || passThrough) {
+      device.attach(parentHwpt);
+      this.shadows.get(NO_PASID)?.release();
+      this.shadows.delete(NO_PASID);
+    } else if (entry !== null) this.set({ pasid: NO_PASID, hostPasid: NO_PASID }, entry);
+    else {
+      this.clear(NO_PASID);
+      device.detach(NO_PASID);
+    }
+  }
+
+  private set(place: { pasid: number; hostPasid: number }, entry: PasidEntry): void {
+    const { options, shadows } = this;
+    const { pasid, hostPasid } = place;
+    const old = shadows.get(pasid) ?? null;
+    if (old?.matches(entry)) return;
+    try {
+      shadows.set(pasid, new Stage1Shadow(options, place, entry, old));
+      if (hostPasid !== NO_PASID) options.hypervisor.mapPasid(pasid, hostPasid);
+    } catch (error) {
+      if (!(error instanceof SysError)) throw error;
+      if (options.trace.enabled) options.trace.emit({ name: 'shadow_refused', pasid, message: error.message });
+      this.clear(pasid);
+    }
+  }
+
+  /** Nothing reaches memory through `pasid` on return. */
+  private clear(pasid: number): void {
+    const shadow = this.shadows.get(pasid);
+    if (shadow === undefined) return;
+    this.options.hypervisor.unmapPasid(pasid);
+    this.shadows.delete(pasid);
+    shadow.destroy();
+  }
+
+  /** The guest's context entry of the function, while translation is on. */
+  private context(): ContextEntry | null {
+    return this.translating ? readContext(this.options.memory, this.rootTable, this.options.guestRid) : null;
+  }
+}

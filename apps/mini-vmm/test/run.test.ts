@@ -1,0 +1,128 @@
+import { readFileSync } from 'node:fs';
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import type { TraceEntry } from '../src/report/recorder.ts';
+import { type RunOptions, run } from '../src/run.ts';
+import {
+  BREAK_PASID_CACHE_FLUSH,
+  BREAK_PASID_ENTRY_RESERVED,
+  BREAK_UNMAP_INVALIDATION,
+  GUEST_EXIT_OK,
+  guestMemoryBytes,
+  SUBMIT_ENQCMD,
+  SUBMIT_MOVDIR64B,
+} from '../src/vmm/boot-info.ts';
+
+const image = readFileSync(new URL('../guest/image/guest.elf', import.meta.url));
+const NOTHING = { pins: 0, pasids: 0, objects: 0, mappings: 0 };
+
+function boot(options: { processes?: number; bytes?: number; seed?: number; submit?: number; breakage?: number } = {}) {
+  const { processes = 2, bytes = 64 << 10, seed = 1, ...rest } = options;
+  return { ramBytes: guestMemoryBytes(processes), processes, bytesPerProcess: bytes, seed, ...rest };
+}
+
+function start(options: Parameters<typeof boot>[0] = {}, more: Partial<RunOptions> = {}) {
+  return run({ image, boot: boot(options), ...more });
+}
+
+describe('a run', () => {
+  test('goes through the eight steps and leaves nothing', () => {
+    const report = start();
+    expect(report.failures).toEqual([]);
+    expect(report.steps.map(({ missing }) => missing)).toEqual(new Array(8).fill(null));
+    expect(report.leftovers).toEqual(NOTHING);
+    expect(report.iommu.pageRequests).toBeGreaterThan(0);
+    expect(report.iommu.pageResponses).toBe(report.iommu.pageRequests);
+    expect(report.iommu.nestedWalks).toBeGreaterThan(0);
+  });
+
+  test('gives each of four processes a PASID of its own and verifies every byte', () => {
+    const { guest } = start({ processes: 4, bytes: 128 << 10 });
+    expect(new Set(guest.processes.map(({ pasid }) => pasid)).size).toBe(4);
+    for (const process of guest.processes) {
+      expect(process.verified).toBe(128 << 10);
+      expect(process.pageRequests).toBeGreaterThan(0);
+      expect(process.faultsReported).toBeGreaterThan(0);
+    }
+  });
+
+  test.each([
+    ['ENQCMD', SUBMIT_ENQCMD],
+    ['MOVDIR64B', SUBMIT_MOVDIR64B],
+  ])('works with %s alone', (_name, submit) => {
+    expect(start({ submit }).failures).toEqual([]);
+  });
+
+  test('is a function of its seed', () => {
+    const traceOf = (seed: number): string[] => {
+      const lines: string[] = [];
+      start({ processes: 1, seed }, { hear: ({ time, layer, event }) => lines.push(`${time} ${layer} ${event.name}`) });
+      return lines;
+    };
+    expect(traceOf(7)).toEqual(traceOf(7));
+    expect(traceOf(8)).not.toEqual(traceOf(7));
+  });
+
+  test('V12 ENQCMD carries the host PASID, never the guest one', () => {
+    const portals: TraceEntry['event'][] = [];
+    const submits = new Set<unknown>();
+    start(
+      { submit: SUBMIT_ENQCMD },
+      {
+        hear: ({ layer, event }) => {
+          if (event.name === 'portal_write') portals.push(event);
+          if (layer === 'hw' && event.name === 'dsa_submit') submits.add(event['pasid']);
+        },
+      },
+    );
+    expect(portals.length).toBeGreaterThan(0);
+    expect(portals.every((event) => (event['pasid'] as number) >= 2 ** 15)).toBe(true);
+    expect([...submits].every((pasid) => (pasid as number) >= 2 ** 15)).toBe(true);
+  });
+});
+
+describe('one thing broken', () => {
+  test('V1 without the PASID-cache flush the host never learns of the entry and the DMA is blocked', () => {
+    const names: string[] = [];
+    const report = start({ breakage: BREAK_PASID_CACHE_FLUSH }, { hear: ({ event }) => names.push(event.name) });
+    expect(names).toContain('guest_pasid_entry');
+    expect(names).not.toContain('shadow_set');
+    expect(report.ok).toBe(false);
+    expect(report.guest.processes.map(({ verified }) => verified)).toEqual([0, 0]);
+    expect(report.leftovers).toEqual(NOTHING);
+  });
+
+  test('V4 without the invalidation after munmap the device goes on using the old translation', () => {
+    const facts: number[] = [];
+    const report = start(
+      { breakage: BREAK_UNMAP_INVALIDATION },
+      { fact: (f) => f.word === 'process' && facts.push(f.number('stale')) },
+    );
+    expect(facts.reduce((sum, stale) => sum + stale, 0)).toBeGreaterThan(0);
+    expect(report.leftovers).toEqual(NOTHING);
+  });
+
+  test('with a reserved bit in the PASID entry the VMM refuses it and the DMA is blocked', () => {
+    const names: string[] = [];
+    const report = start({ breakage: BREAK_PASID_ENTRY_RESERVED }, { hear: ({ event }) => names.push(event.name) });
+    expect(names).toContain('shadow_refused');
+    expect(report.guest.processes.map(({ verified }) => verified)).toEqual([0, 0]);
+    expect(report.leftovers).toEqual(NOTHING);
+  });
+});
+
+describe('the VM is killed', () => {
+  test('X6 at fifty random moments: nothing is left', () => {
+    const { guest } = start();
+    expect(guest.exitStatus).toBe(GUEST_EXIT_OK);
+    fc.assert(
+      fc.property(fc.integer({ min: 0, max: guest.instructions - 1 }), (killAfter) => {
+        const report = start({}, { killAfter });
+        expect(report.failures[0]).toContain('killed');
+        expect(report.leftovers).toEqual(NOTHING);
+        expect(report.iommu.pageResponses).toBe(report.iommu.pageRequests);
+      }),
+      { numRuns: 50 },
+    );
+  }, 120_000);
+});
