@@ -63,6 +63,38 @@ describe('a run', () => {
     expect(traceOf(8)).not.toEqual(traceOf(7));
   });
 
+  test('V5 when the guest clears an entry and flushes, its PASIDs are drained and nothing moves with them any more', () => {
+    const cleared = new Set<unknown>();
+    const drained = new Set<unknown>();
+    const waiting = new Map<unknown, unknown>();
+    let succeeded = 0;
+    const report = start(
+      { processes: 3 },
+      {
+        hear: ({ layer, event }) => {
+          const { name } = event;
+          const pasid = event['pasid'];
+          if (layer === 'hw' && name === 'page_request') waiting.set(event['group'], pasid);
+          if (layer === 'hw' && name === 'page_response') waiting.delete(event['group']);
+          if (layer === 'core' && name === 'prq_drain') drained.add(pasid);
+          if (name === 'shadow_clear') {
+            for (const gone of [pasid, event['hostPasid']]) {
+              expect(drained).toContain(gone);
+              expect([...waiting.values()]).not.toContain(gone);
+              cleared.add(gone);
+            }
+          }
+          if (layer === 'hw' && name === 'ats_request' && cleared.has(pasid)) expect(event['granted']).toBe(0);
+          if (layer === 'hw' && name === 'dsa_complete' && cleared.has(pasid) && event['status'] === 1) succeeded++;
+        },
+      },
+    );
+    expect(report.failures).toEqual([]);
+    expect(cleared.size).toBe(6);
+    expect(report.iommu.pageResponses).toBe(report.iommu.pageRequests);
+    expect(succeeded).toBe(0);
+  });
+
   test('V12 ENQCMD carries the host PASID, never the guest one', () => {
     const portals: TraceEntry['event'][] = [];
     const submits = new Set<unknown>();

@@ -1,4 +1,14 @@
-import { NO_PASID, PRG_INVALID_REQUEST, PRG_SUCCESS, TEST_COMMAND } from '@iommukit/hw';
+import {
+  ACCESS_READ,
+  high32,
+  low32,
+  NO_PASID,
+  PRG_INVALID_REQUEST,
+  PRG_SUCCESS,
+  pageHigh,
+  pageLow,
+  TEST_COMMAND,
+} from '@iommukit/hw';
 import { type ErrnoCode, SysError } from '@iommukit/iommu-core';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -230,6 +240,32 @@ describe('page requests on VT-d', () => {
     expect(tester.wait()).toBe(true);
     expect([tester.response, tester.result !== 0]).toEqual([PRG_INVALID_REQUEST, true]);
     expect(write(record!.cookie, 1)).toBe('EINVAL');
+  });
+
+  test('D17 three requests of a group are delivered together, in order, when the last has come', () => {
+    const { host, fd } = faulting();
+    const { client, device, machine } = host;
+    const { rid } = device.device;
+    const addresses = [GVA, GVA + 0x5000n, GVA + 0x2000n];
+    addresses.forEach((address, index) => {
+      expect([index, client.readFaults(fd)]).toEqual([index, []]);
+      const [low, high] = [low32(address), high32(address)];
+      const place = { pageHigh: pageHigh(high), pageLow: pageLow(low, high) };
+      machine.unit.requestPage({ rid, pasid: PASID, access: ACCESS_READ, last: index === 2, group: 9, ...place });
+      machine.settle();
+    });
+    const records = client.readFaults(fd);
+    expect(records.map(({ address, last, group, cookie }) => [address, last, group, cookie])).toEqual([
+      [addresses[0], false, 9, 1],
+      [addresses[1], false, 9, 1],
+      [addresses[2], true, 9, 1],
+    ]);
+    const answers: unknown[] = [];
+    machine.trace.listen((event) => {
+      if (event.name === 'page_response') answers.push([event.rid, event.pasid, event.group, event.code]);
+    });
+    client.respondFault(fd, 1, true);
+    expect(answers).toEqual([[rid, PASID, 9, PRG_SUCCESS]]);
   });
 
   test('D18 a request that is pending when the attachment goes is answered INVALID, once', () => {

@@ -12,7 +12,14 @@ import {
   type Process,
   Processes,
 } from '@iommukit/iommu-core';
-import { DeviceNodes, FdTable, type IommufdEvent, registerIommufd, SystemCalls } from '@iommukit/iommufd';
+import {
+  DeviceNodes,
+  FdTable,
+  type IommufdEvent,
+  type IommufdNode,
+  registerIommufd,
+  SystemCalls,
+} from '@iommukit/iommufd';
 import { Vfio } from '@iommukit/vfio';
 import { DSA_RID, ECAM_BASE, type Machine, VTD_BASE } from './machine.ts';
 
@@ -39,6 +46,7 @@ export class Host {
   private readonly processes: Processes;
   private readonly spawned = new Map<Process, FdTable>();
   private readonly nodes = new DeviceNodes();
+  private readonly iommufd: IommufdNode;
 
   constructor(machine: Machine) {
     const { memory, frames, scheduler, apic } = machine;
@@ -58,7 +66,7 @@ export class Host {
     this.device = core.addDevice(bus.device(DSA_RID)!);
     this.processes = new Processes(kernel);
     const descriptorsOf = (process: Process) => this.spawned.get(process)!;
-    registerIommufd(this.nodes, { kernel, trace: this.iommufdTrace, descriptorsOf });
+    this.iommufd = registerIommufd(this.nodes, { kernel, trace: this.iommufdTrace, descriptorsOf });
     this.devicePath = new Vfio({ nodes: this.nodes, descriptorsOf }).register(this.device).path;
   }
 
@@ -72,13 +80,13 @@ export class Host {
   }
 
   get usage(): Usage {
-    const { device, processes, spawned } = this;
+    const { device, processes, spawned, iommufd } = this;
     const regions = [...spawned.keys()].reduce((count, { memory }) => count + (memory?.layout.length ?? 0), 0);
     return {
       pins: processes.counts.pinned,
       pasids: new Set([...device.authorizedPasids, ...device.group.pasidHandles.keys()]).size,
-      objects: 0,
-      mappings: regions,
+      objects: iommufd.objects,
+      mappings: iommufd.areas + regions,
     };
   }
 

@@ -15,8 +15,7 @@ export const BREAK_PASID_CACHE_FLUSH = 1;
 export const BREAK_UNMAP_INVALIDATION = 2;
 export const BREAK_PASID_ENTRY_RESERVED = 4;
 
-/** What the guest writes to port GUEST_EXIT_PORT, 32 bits, to power off. */
-export const GUEST_EXIT_PORT = 0xf4;
+/** What the guest powers off with: EXIT_ values. */
 export const GUEST_EXIT_OK = 0;
 export const GUEST_EXIT_FAILED = 1;
 export const GUEST_EXIT_PANIC = 2;

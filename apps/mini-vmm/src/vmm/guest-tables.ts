@@ -18,11 +18,16 @@ import {
   PASID0_PRESENT,
   PASID0_RESERVED,
   PASID2_RESERVED,
+  PASID4_EAFE,
+  PASID4_ERE,
+  PASID4_FSPM,
   PASID4_RESERVED,
+  PASID4_SRE,
   PASIDS_PER_TABLE,
   ROOT_ENTRY_SIZE,
   ROOT_PRESENT,
   SCALABLE_CONTEXT_SIZE,
+  type VtdFeatures,
 } from '@iommukit/hw';
 
 export type ContextEntry = {
@@ -64,12 +69,17 @@ export function readPasidEntry(memory: MemoryPort, context: ContextEntry, pasid:
   return entry !== null && (entry[0]! & PASID0_PRESENT) !== 0 ? entry : null;
 }
 
-/** True when no bit is set that a unit with first-stage tables alone reserves (section 9.6). */
-export function isWellFormed(entry: PasidEntry): boolean {
+/** True when no bit is set that a unit with these features and first-stage tables alone reserves (section 9.6). */
+export function isWellFormed(entry: PasidEntry, features: VtdFeatures): boolean {
+  const word4 = entry[4]!;
   return (
     (entry[0]! & PASID0_RESERVED) === 0 &&
     (entry[2]! & PASID2_RESERVED) === 0 &&
-    (entry[4]! & PASID4_RESERVED) === 0 &&
+    (word4 & PASID4_RESERVED) === 0 &&
+    fieldGet(PASID4_FSPM, word4) <= (features.firstStage5Level ? 1 : 0) &&
+    (features.supervisorRequests || (word4 & PASID4_SRE) === 0) &&
+    (features.executeRequests || (word4 & PASID4_ERE) === 0) &&
+    (features.extendedAccessed || (word4 & PASID4_EAFE) === 0) &&
     entry.subarray(6).every((word) => word === 0)
   );
 }

@@ -25,6 +25,7 @@ import {
   pageHigh,
   pageLow,
   type TraceSink,
+  type VtdFeatures,
 } from '@iommukit/hw';
 import {
   type FaultRecord,
@@ -48,6 +49,8 @@ export type Stage1Host = {
   device: PassthroughDevice;
   /** Nest parent: the guest's physical memory as stage 2. */
   parentHwpt: number;
+  /** What the guest's unit shows. */
+  features: VtdFeatures;
   /** Puts a page request in the guest's page-request queue. */
   enqueuePageRequest(request: PageRequest): void;
   trace: TraceSink<VmmEvent>;
@@ -76,7 +79,7 @@ export class Stage1Shadow {
    * @throws {SysError} EINVAL an entry that the host cannot nest; and what attaching refuses with
    */
   constructor(host: Stage1Host, place: Stage1Place, entry: PasidEntry, old: Stage1Shadow | null) {
-    if (fieldGet(PASID0_PGTT, entry[0]!) !== PGTT_FIRST_STAGE || !isWellFormed(entry)) {
+    if (fieldGet(PASID0_PGTT, entry[0]!) !== PGTT_FIRST_STAGE || !isWellFormed(entry, host.features)) {
       throw new SysError('EINVAL', 'shadow', `the entry of guest PASID ${place.pasid} is no first-stage table`);
     }
     const { iommufd, device, parentHwpt, trace } = host;

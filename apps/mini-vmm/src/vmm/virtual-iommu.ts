@@ -15,6 +15,7 @@ import {
   PASID0_PGTT,
   type PageGroupResponse,
   PGTT_PASS_THROUGH,
+  TTM_SCALABLE,
   U64_MAX,
   type VtdBackend,
   type VtdInvalidation,
@@ -29,8 +30,6 @@ export type VirtualIommuOptions = Stage1Host & {
   memory: MemoryPort;
   /** The function's requester id in the guest. */
   guestRid: number;
-  /** Width of guest PASIDs. The host PASID that ENQCMD sends for one lies above that width, so the two never meet. */
-  pasidBits: number;
   hypervisor: Pick<Hypervisor, 'mapPasid' | 'unmapPasid'>;
 };
 
@@ -38,11 +37,14 @@ export class VirtualIommu implements VtdBackend {
   private readonly options: VirtualIommuOptions;
   /** By guest PASID; NO_PASID for requests without one. */
   private readonly shadows = new Map<number, Stage1Shadow>();
-  private rootTable = 0n;
+  /** Guest PASIDs lie below this; the host PASID that ENQCMD sends for one lies above, so the two never meet. */
+  private readonly pasidsShown: number;
+  private rootTable: bigint | null = null;
   private translating = false;
 
   constructor(options: VirtualIommuOptions) {
     this.options = options;
+    this.pasidsShown = 2 ** options.features.pasidBits;
     options.device.attach(options.parentHwpt);
   }
 
@@ -57,8 +59,9 @@ export class VirtualIommu implements VtdBackend {
     return context !== null && readPasidEntry(this.options.memory, context, pasid) !== null;
   }
 
-  setRootTable(address: bigint): void {
-    this.rootTable = address;
+  /** Only scalable-mode tables have PASIDs to shadow; with others everything stays blocked. */
+  setRootTable(address: bigint, mode: number): void {
+    this.rootTable = mode === TTM_SCALABLE ? address : null;
   }
 
   setTranslation(enabled: boolean): void {
@@ -102,7 +105,7 @@ export class VirtualIommu implements VtdBackend {
 
   /** Nothing of the guest's tables is used any more. */
   reset(): void {
-    this.rootTable = 0n;
+    this.rootTable = null;
     this.setTranslation(false);
   }
 
@@ -132,10 +135,10 @@ export class VirtualIommu implements VtdBackend {
 
   /** Makes the host's table for `pasid` what the guest's entry says now. */
   private sync(pasid: number, context: ContextEntry | null): void {
-    const shown = 2 ** this.options.pasidBits;
-    const entry = context?.pasidEnabled && pasid < shown ? readPasidEntry(this.options.memory, context, pasid) : null;
+    const { memory } = this.options;
+    const entry = context?.pasidEnabled ? readPasidEntry(memory, context, pasid) : null;
     if (entry === null) this.clear(pasid);
-    else this.set({ pasid, hostPasid: shown + pasid }, entry);
+    else this.set({ pasid, hostPasid: this.pasidsShown + pasid }, entry);
   }
 
   /** Requests without PASID reach guest physical addresses, or what the entry of RID_PASID says, or nothing. */
@@ -178,8 +181,11 @@ export class VirtualIommu implements VtdBackend {
     shadow.destroy();
   }
 
-  /** The guest's context entry of the function, while translation is on. */
+  /** The guest's context entry of the function, while translation is on; PASIDs beyond the width shown do not exist. */
   private context(): ContextEntry | null {
-    return this.translating ? readContext(this.options.memory, this.rootTable, this.options.guestRid) : null;
+    const { memory, guestRid } = this.options;
+    if (!this.translating || this.rootTable === null) return null;
+    const context = readContext(memory, this.rootTable, guestRid);
+    return context === null ? null : { ...context, pasids: Math.min(context.pasids, this.pasidsShown) };
   }
 }

@@ -92,7 +92,7 @@ export class Vmm {
       parentHwpt,
       memory,
       guestRid: GUEST_RID,
-      pasidBits: features.pasidBits,
+      features,
       hypervisor,
       enqueuePageRequest: (request) => unit.enqueuePageRequest(request),
       trace,

@@ -15,12 +15,12 @@ import type { MsiMessage } from '../kernel.ts';
 import type { PageFault } from '../page-fault.ts';
 import * as pci from '../pci/registers.ts';
 import type { AddressSpace } from '../process/address-space.ts';
-import { Attachments, addEntryFlush, entryIndex } from './attachments.ts';
+import { Attachments } from './attachments.ts';
 import { IDENTITY_DOMAIN_ID } from './domain-ids.ts';
 import type { IntelDevice } from './intel-device.ts';
 import { IntelNestedDomain, parseStage1 } from './nested-domain.ts';
 import { IntelPagingDomain } from './paging-domain.ts';
-import { encodePasidEntry } from './pasid-entry.ts';
+import { clearEntry, refreshEntries, setEntry, type TableDomain } from './pasid-entries.ts';
 import { PasidTable } from './pasid-table.ts';
 import { BlockedDomain, IdentityDomain } from './static-domains.ts';
 import { IntelSvaDomain } from './sva-domain.ts';
@@ -35,8 +35,6 @@ const HW_INFO_ERRATUM_772415 = 1;
 const MAX_PASIDS = 2 ** 20;
 const MSI_FIRST = 0xfee00000n;
 const MSI_LAST = 0xfeefffffn;
-
-type TableDomain = IdentityDomain | IntelPagingDomain | IntelNestedDomain | IntelSvaDomain;
 
 export class IntelIommu implements IommuDriver {
   readonly name = 'intel-iommu';
@@ -66,15 +64,16 @@ export class IntelIommu implements IommuDriver {
     device.maxPasids = Math.min(function_.pasids, 2 ** capabilities.pasidBits, MAX_PASIDS);
     if (capabilities.pasidBits === 0) device.maxPasids = 0;
     const pasidTable = new PasidTable(kernel, device.maxPasids);
+    const deviceTlb = capabilities.deviceTlb && function_.atsOffset !== 0;
+    const pageRequests = deviceTlb && capabilities.pageRequests && device.maxPasids > 0 && canRequestPages(device);
     try {
       pasidTable.reserve(0);
       unit.contexts.reserve(device.rid);
+      if (pageRequests) function_.enablePri();
     } catch (error) {
       pasidTable.free();
       throw error;
     }
-    const deviceTlb = capabilities.deviceTlb && function_.atsOffset !== 0;
-    const pageRequests = deviceTlb && capabilities.pageRequests && device.maxPasids > 0 && canRequestPages(device);
     unit.contexts.write(device.rid, {
       directoryPfn: pasidTable.directoryPfn,
       directorySize: pasidTable.directorySize,
@@ -85,7 +84,6 @@ export class IntelIommu implements IommuDriver {
     unit.flushContext(device.rid);
     // PASID comes before ATS: once translations are cached, whether requests carry PASIDs may not change.
     if (device.maxPasids > 0) function_.setPasid(true, function_.pasidFeatures);
-    if (pageRequests) function_.enablePri();
     if (deviceTlb) function_.setAts(true);
     unit.devices.set(device.rid, {
       device,
@@ -157,7 +155,7 @@ export class IntelIommu implements IommuDriver {
       driver: this,
       kind,
       flags,
-      refresh: (domain) => this.refresh(domain),
+      refresh: (domain) => refreshEntries(this.unit, domain),
     });
   }
 
@@ -179,7 +177,7 @@ export class IntelIommu implements IommuDriver {
       throw new SysError('ENODEV', 'iommu_sva_domain_alloc', `${device.name} cannot share an address space`);
     }
     return new IntelSvaDomain(this.unit, this, addressSpace, (domain) => {
-      for (const { device: own, pasid } of domain.attachments.list) this.clearEntry(own, pasid);
+      for (const { device: own, pasid } of domain.attachments.list) clearEntry(this.unit, own, pasid);
     });
   }
 
@@ -220,75 +218,26 @@ export class IntelIommu implements IommuDriver {
   private move(domain: Domain, device: Device, pasid: number, old: Domain): void {
     const own = this.find(device);
     if (domain === old) return;
-    if (domain.kind !== 'blocked') {
-      checkFaults(own, domain);
-      this.setEntry(own, pasid, domain as TableDomain);
-      (domain as TableDomain).attachments.add(own, pasid);
+    const next = tableOf(domain);
+    if (next === null) {
+      clearEntry(this.unit, own, pasid);
     } else {
-      this.clearEntry(own, pasid);
+      checkFaults(own, domain);
+      setEntry(this.unit, own, pasid, next);
+      next.attachments.add(own, pasid);
     }
-    if (old.kind !== 'blocked') (old as TableDomain).attachments.remove(own, pasid);
+    tableOf(old)?.attachments.remove(own, pasid);
   }
+}
 
-  /**
-   * Writes the PASID-table entry, over a present one without a gap. On failure the old entry is as before.
-   * @throws {SysError} ENOMEM, EIO, ETIMEDOUT, ENODEV
-   */
-  private setEntry(own: IntelDevice, pasid: number, domain: TableDomain): void {
-    const { unit } = this;
-    const { pasidTable } = own;
-    const index = entryIndex(pasid);
-    const entry = domain.entry();
-    // Going back to a default domain is part of tear-down, which does not fail.
-    if (domain.kind !== 'dma' && domain.kind !== 'identity') unit.kernel.checkpoint('pasid_entry');
-    pasidTable.reserve(index);
-    const old = pasidTable.tag(index);
-    const saved = pasidTable.save(index);
-    pasidTable.write(index, encodePasidEntry(entry));
-    if (old !== null) {
-      addEntryFlush(unit.queue, own, pasid, old.domainId, old.translation);
-    } else if (unit.capabilities.cachingMode) {
-      addEntryFlush(unit.queue, own, pasid, entry.domainId, entry.translation);
-    }
-    try {
-      unit.queue.submitChecked('iommu_attach_device');
-    } catch (error) {
-      pasidTable.write(index, saved);
-      addEntryFlush(unit.queue, own, pasid, entry.domainId, entry.translation);
-      unit.queue.submit();
-      throw error;
-    }
-    if (old !== null) unit.pageRequests?.drain(own, pasid, old.domainId, old.translation);
-    const name = old === null ? 'pasid_entry_set' : 'pasid_entry_replace';
-    if (unit.trace.enabled) unit.trace.emit({ name, rid: own.device.rid, pasid, domainId: entry.domainId });
-  }
-
-  /** Takes the entry away, with everything cached through it and every page request under way. Never fails. */
-  private clearEntry(own: IntelDevice, pasid: number): void {
-    const { unit } = this;
-    const index = entryIndex(pasid);
-    const old = own.pasidTable.tag(index);
-    if (old === null) return;
-    own.pasidTable.clear(index);
-    addEntryFlush(unit.queue, own, pasid, old.domainId, old.translation);
-    unit.queue.submit();
-    unit.pageRequests?.drain(own, pasid, old.domainId, old.translation);
-    if (unit.trace.enabled) {
-      unit.trace.emit({ name: 'pasid_entry_clear', rid: own.device.rid, pasid, domainId: old.domainId });
-    }
-  }
-
-  /** Writes the entries of all attachments anew, after something in `entry()` of their domain has changed. */
-  private refresh(domain: TableDomain): void {
-    for (const { device, pasid } of domain.attachments.list) {
-      const index = entryIndex(pasid);
-      const old = device.pasidTable.tag(index);
-      if (old === null) continue;
-      device.pasidTable.write(index, encodePasidEntry(domain.entry()));
-      addEntryFlush(this.unit.queue, device, pasid, old.domainId, old.translation);
-    }
-    this.unit.queue.submit();
-  }
+/** Null for the blocked domain. The core has checked that the domain is this driver's. */
+function tableOf(domain: Domain): TableDomain | null {
+  const hasTable =
+    domain instanceof IntelPagingDomain ||
+    domain instanceof IntelNestedDomain ||
+    domain instanceof IntelSvaDomain ||
+    domain instanceof IdentityDomain;
+  return hasTable ? domain : null;
 }
 
 /** Faults can only be handled for a device that can request pages. @throws {SysError} ENODEV */

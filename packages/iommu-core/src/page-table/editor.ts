@@ -46,7 +46,7 @@ export class PageTableEditor {
   /** Levels of the table. */
   readonly levels: number;
   /**
-   * First and last page of the leaves that the last `unmap` took away, which may have stuck out of its range on both
+   * A range of pages that covers the leaves which the last `unmap` took away; they may have stuck out of its range on both
    * sides. The first is above the last when there were none.
    */
   firstUnmapped: number = Number.POSITIVE_INFINITY;

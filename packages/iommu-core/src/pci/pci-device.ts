@@ -159,13 +159,6 @@ export class PciDevice {
     if (this.priOffset !== 0) this.config.write(this.priOffset + reg.PRI_CONTROL, 2, 0);
   }
 
-  /** True when page-group responses to this function must carry the PASID of the request. */
-  get pageResponseNeedsPasid(): boolean {
-    const owner = this.physicalFunction ?? this;
-    if (owner.priOffset === 0) return false;
-    return (owner.config.read(owner.priOffset + reg.PRI_STATUS, 2) & reg.PRI_STATUS_PASID_REQUIRED) !== 0;
-  }
-
   get canReset(): boolean {
     const { config, expressOffset } = this;
     if (expressOffset === 0) return false;

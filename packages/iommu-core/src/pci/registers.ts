@@ -13,11 +13,9 @@ export const BAR0 = 0x10;
 export const PRIMARY_BUS = 0x18;
 export const SECONDARY_BUS = 0x19;
 export const SUBORDINATE_BUS = 0x1a;
-export const SUBSYSTEM_VENDOR_ID = 0x2c;
 export const CAPABILITY_POINTER = 0x34;
 export const EXTENDED_CAPABILITIES = 0x100;
 
-export const COMMAND_IO = 0x1;
 export const COMMAND_MEMORY = 0x2;
 export const COMMAND_BUS_MASTER = 0x4;
 export const STATUS_CAPABILITIES = 0x10;
@@ -40,16 +38,10 @@ export const EXT_CAP_PASID = 0x1b;
 export const EXPRESS_CAPABILITIES = 0x02;
 export const EXPRESS_DEVICE_CAPABILITIES = 0x04;
 export const EXPRESS_DEVICE_CONTROL = 0x08;
-export const EXPRESS_DEVICE_STATUS = 0x0a;
 export const EXPRESS_FLR_CAPABLE = 0x10000000;
 export const EXPRESS_INITIATE_FLR = 0x8000;
-export const EXPRESS_TRANSACTIONS_PENDING = 0x20;
-/** Device/port type field of EXPRESS_CAPABILITIES, bits 7..4. */
-export const EXPRESS_TYPE_ENDPOINT = 0;
-export const EXPRESS_TYPE_ROOT_PORT = 4;
+/** Value of the device/port type field, bits 7..4 of EXPRESS_CAPABILITIES. */
 export const EXPRESS_TYPE_UPSTREAM = 5;
-export const EXPRESS_TYPE_DOWNSTREAM = 6;
-export const EXPRESS_TYPE_RC_ENDPOINT = 9;
 
 export const MSIX_CONTROL = 0x02;
 export const MSIX_TABLE = 0x04;
@@ -72,9 +64,7 @@ export const PRI_STATUS = 0x06;
 export const PRI_CAPACITY = 0x08;
 export const PRI_ALLOCATION = 0x0c;
 export const PRI_ENABLE = 0x1;
-export const PRI_RESET = 0x2;
 export const PRI_STATUS_STOPPED = 0x100;
-export const PRI_STATUS_PASID_REQUIRED = 0x8000;
 
 export const PASID_CAPABILITY = 0x04;
 export const PASID_CONTROL = 0x06;

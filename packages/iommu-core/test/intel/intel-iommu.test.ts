@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import {
   ALLOC_DIRTY_TRACKING,
   ALLOC_NEST_PARENT,
+  attachDevicePasid,
   attachGroup,
   claimDmaOwner,
   detachGroup,
@@ -11,7 +12,7 @@ import {
   replaceGroup,
   resetDevice,
 } from '../../src/index.ts';
-import { mapPage, pagingDomain, unmapPage } from '../support/domains.ts';
+import { GuestTable, mapPage, nestedDomain, pagingDomain, unmapPage } from '../support/domains.ts';
 import { refusal } from '../support/fake-driver.ts';
 import { Machine } from '../support/machine.ts';
 
@@ -152,6 +153,37 @@ describe('domains', () => {
     dirty.setEnabled(false);
     device.write(IOVA, 1);
     expect(read(false)).toEqual([]);
+  });
+});
+
+describe('a unit that caches absence', () => {
+  test.each([0, ALLOC_NEST_PARENT])('what is made present is seen at once, domain flags %i', (flags) => {
+    const machine = new Machine({ features: { cachingMode: true } });
+    const device = machine.add();
+    const domain = pagingDomain(device, flags);
+    expect(device.read(IOVA)).toBeNull();
+    expect(device.read(IOVA, { pasid: 5 })).toBeNull();
+    attachGroup(device.device.group, { domain });
+    attachDevicePasid(device.device, 5, { domain });
+    expect(device.read(IOVA)).toBeNull();
+    expect(device.read(IOVA, { pasid: 5 })).toBeNull();
+    mapPage(domain, IOVA, machine.frame(0x7c));
+    expect(device.read(IOVA)).toBe(0x7c);
+    expect(device.read(IOVA, { pasid: 5 })).toBe(0x7c);
+  });
+
+  test('a page that is added to a nest parent is seen through its children', () => {
+    const machine = new Machine({ features: { cachingMode: true } });
+    const device = machine.add();
+    const parent = pagingDomain(device, ALLOC_NEST_PARENT);
+    const base = machine.frames.allocateRun(16)!;
+    for (let gfn = 0; gfn < 8; gfn++) mapPage(parent, BigInt(gfn) << 12n, base + gfn);
+    const table = new GuestTable(machine.memory, base, 1);
+    table.set(IOVA, 9);
+    attachDevicePasid(device.device, 5, { domain: nestedDomain(device, parent, table.root) });
+    expect(device.read(IOVA, { pasid: 5 })).toBeNull();
+    mapPage(parent, 9n << 12n, machine.frame(0x7d));
+    expect(device.read(IOVA, { pasid: 5 })).toBe(0x7d);
   });
 });
 

@@ -1,4 +1,4 @@
-import { NO_PASID } from '@iommukit/hw';
+import { NO_PASID, requesterId } from '@iommukit/hw';
 import { describe, expect, test } from 'vitest';
 import {
   ALLOC_NEST_PARENT,
@@ -166,6 +166,32 @@ describe('PASIDs', () => {
     expect(device.read(IOVA, { pasid: 9 })).toBe(0x99);
     expect(device.read(IOVA, { pasid: 8 })).toBeNull();
     expect(machine.core.pasids.size).toBe(0);
+  });
+
+  test('A21 three functions of one group: when the third fails, the first two are blocked again and the PASID is free', () => {
+    const rids = [0, 1, 2].map((fn) => requesterId(1, 0, fn));
+    const machine = new Machine({
+      plug: (host) => {
+        host.plugPort(requesterId(0, 1, 0), 1);
+        for (const rid of rids) host.plug(host.testFunction({ totalVfs: 0 }), rid);
+      },
+    });
+    const devices = rids.map((rid) => machine.add(rid));
+    const [first] = devices as [TestDevice];
+    expect(machine.core.groups).toHaveLength(1);
+    expect(first.device.group.devices).toHaveLength(3);
+    const domain = pageOf(machine, first, 0x41);
+    const { failpoints } = machine.kernel;
+    failpoints.arm(3);
+    expect(refusal(() => attachDevicePasid(first.device, 5, { domain }))).toBe('ENOMEM');
+    expect(failpoints.hit).toBe('pasid_entry');
+    failpoints.arm(0);
+    for (const device of devices) expect(device.read(IOVA, { pasid: 5 })).toBeNull();
+    expect(first.device.group.pasidHandles.size).toBe(0);
+    attachDevicePasid(first.device, 5, { domain });
+    for (const device of devices) expect(device.read(IOVA, { pasid: 5 })).toBe(0x41);
+    detachDevicePasid(first.device, 5);
+    for (const device of devices) expect(device.read(IOVA, { pasid: 5 })).toBeNull();
   });
 
   test('A22 a replace that the driver refuses leaves the old domain translating, without a gap', () => {

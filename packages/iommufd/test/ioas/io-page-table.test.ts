@@ -289,7 +289,7 @@ describe('areas, domains and pins against a naive model', () => {
           [0, 0],
         ]);
       }),
-      { numRuns: 200, seed: 11 },
+      { numRuns: 120, seed: 11 },
     );
     // The steps reach the outcomes they are meant to reach.
     for (const wanted of [
