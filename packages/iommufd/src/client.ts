@@ -10,7 +10,7 @@ import { NO_USER_DATA, type UserData } from './hwpt.ts';
 import { getHwInfo, type HwInfoResult, hwptAlloc, hwptInvalidate } from './hwpt-commands.ts';
 import { ioasAlloc, ioasCopy, ioasIovaRanges, ioasMap, ioasUnmap } from './ioas/ioas.ts';
 import type { IovaRange } from './ioas/reserved.ts';
-import type { Caller } from './ioctl.ts';
+import type { IommufdCaller } from './ioctl.ts';
 import { iommufdFileOf } from './iommufd-file.ts';
 import type { Fields, Struct, StructValues } from './struct.ts';
 import * as uapi from './uapi/iommufd.ts';
@@ -85,13 +85,13 @@ export type FaultRecord = {
 export class IommufdClient {
   readonly system: SystemCalls;
   readonly fd: number;
-  private readonly caller: Caller;
+  private readonly caller: IommufdCaller;
 
   /** `fd` is a descriptor of /dev/iommu. @throws {SysError} EBADF, EBADFD */
   constructor(system: SystemCalls, fd: number) {
     this.system = system;
     this.fd = fd;
-    this.caller = iommufdFileOf(system.file(fd)).caller(system.process);
+    this.caller = iommufdFileOf(system.file(fd)).on(system.caller);
   }
 
   /** @throws {SysError} ENOENT, EBUSY */
@@ -221,7 +221,7 @@ export class IommufdClient {
     });
   }
 
-  private call<T>(name: string, body: (caller: Caller) => T): T {
+  private call<T>(name: string, body: (caller: IommufdCaller) => T): T {
     return this.caller.context.kernel.call(name, () => body(this.caller));
   }
 }

@@ -7,10 +7,9 @@
  */
 
 import { hex, NO_PASID, PRG_INVALID_REQUEST, PRG_SUCCESS } from '@iommukit/hw';
-import { type AttachHandle, type FaultGroup, type PageFault, type Process, SysError } from '@iommukit/iommu-core';
+import { type AttachHandle, type FaultGroup, type PageFault, SysError } from '@iommukit/iommu-core';
 import type { IommufdContext } from './context.ts';
-import type { FdTable } from './files/fd-table.ts';
-import { type File, POLLIN, POLLOUT } from './files/file.ts';
+import { type Caller, type Descriptors, type File, POLLIN, POLLOUT } from './files/file.ts';
 import { IdMap } from './id-map.ts';
 import { IommufdObject } from './object-table.ts';
 import {
@@ -180,12 +179,12 @@ export class FaultFile implements File {
     context.hold();
   }
 
-  read(_caller: Process, into: Uint8Array, position: bigint | null): number {
+  read(_caller: Caller, into: Uint8Array, position: bigint | null): number {
     checkStream('read', position);
     return this.queue.readGroups(into);
   }
 
-  write(_caller: Process, from: Uint8Array, position: bigint | null): number {
+  write(_caller: Caller, from: Uint8Array, position: bigint | null): number {
     checkStream('write', position);
     return this.queue.writeResponses(from);
   }
@@ -206,7 +205,7 @@ export class FaultFile implements File {
  */
 export function openFaultQueue(
   context: IommufdContext,
-  descriptors: FdTable,
+  descriptors: Descriptors,
   flags: number,
 ): { readonly id: number; readonly fd: number } {
   if (flags !== 0) throw new SysError('EOPNOTSUPP', 'IOMMU_FAULT_QUEUE_ALLOC', `flags ${hex(flags)}`);

@@ -15,7 +15,7 @@ export { bindDevice, IommufdDevice } from './device.ts';
 export { DeviceNodes } from './files/device-nodes.ts';
 export { EventFd } from './files/eventfd.ts';
 export { FdTable } from './files/fd-table.ts';
-export { type File, POLLERR, POLLHUP, POLLIN, POLLOUT } from './files/file.ts';
+export { type Caller, type Descriptors, type File, POLLERR, POLLHUP, POLLIN, POLLOUT } from './files/file.ts';
 export { MemFd } from './files/memfd.ts';
 export { type MmapOptions, SystemCalls, type SystemCallsOptions } from './files/system-calls.ts';
 export type { HwInfoResult } from './hwpt-commands.ts';
@@ -23,7 +23,6 @@ export type { IovaRange } from './ioas/reserved.ts';
 export {
   IommufdFile,
   IommufdNode,
-  type IommufdNodeOptions,
   iommufdContextOf,
   iommufdFileOf,
   registerIommufd,

@@ -4,10 +4,10 @@
  */
 
 import { hex } from '@iommukit/hw';
-import { type Process, SysError } from '@iommukit/iommu-core';
+import { SysError } from '@iommukit/iommu-core';
 import type { IommufdContext } from './context.ts';
 import { openFaultQueue } from './fault-queue.ts';
-import type { FdTable } from './files/fd-table.ts';
+import type { Caller } from './files/file.ts';
 import { getHwInfo, hwptAlloc, hwptInvalidate } from './hwpt-commands.ts';
 import { ioasAlloc, ioasCopy, ioasIovaRanges, ioasMap, ioasUnmap } from './ioas/ioas.ts';
 import type { Fields, Struct, StructValues } from './struct.ts';
@@ -15,12 +15,7 @@ import * as uapi from './uapi/iommufd.ts';
 import { clearUser, copyFromUser, copyToUser, isUserZero } from './user-memory.ts';
 
 /** Who calls, and what on. */
-export type Caller = {
-  readonly context: IommufdContext;
-  readonly process: Process;
-  /** Where descriptors for the caller are installed. */
-  readonly descriptors: FdTable;
-};
+export type IommufdCaller = Caller & { readonly context: IommufdContext };
 
 /** How a command ends that does not throw. */
 type Outcome = {
@@ -37,7 +32,7 @@ type Command = {
   readonly size: number;
   readonly min: number;
   /** Carries the command out on its structure in `bytes`, and answers there. */
-  run(caller: Caller, bytes: Uint8Array): Outcome;
+  run(caller: IommufdCaller, bytes: Uint8Array): Outcome;
 };
 
 /** Longer than any driver's structure; of what is longer still no more is fetched. */
@@ -48,7 +43,7 @@ const USER_DATA_MAX = 4096;
  * @throws {SysError} EFAULT the structure cannot be read or answered; ENOTTY no such command; EINVAL it is too short;
  * E2BIG what lies behind the structure this kernel knows is not zero; and the command's own
  */
-export function iommufdIoctl(caller: Caller, request: number, argument: bigint): number {
+export function iommufdIoctl(caller: IommufdCaller, request: number, argument: bigint): number {
   const { addressSpace } = caller.process;
   const slot = (request & 0xff) - uapi.IOMMUFD_CMD_BASE;
   if (slot < 0 || slot >= SLOTS) throw notty(request);
@@ -79,7 +74,7 @@ function command<F extends Fields>(
   request: number,
   layout: Struct<F>,
   last: keyof F,
-  run: (caller: Caller, cmd: StructValues<F>) => Outcome | undefined,
+  run: (caller: IommufdCaller, cmd: StructValues<F>) => Outcome | undefined,
 ): Command {
   return {
     request,
@@ -127,7 +122,7 @@ const COMMANDS: readonly Command[] = [
 /** Slots of the kernel's table of commands: its last production command is HW_QUEUE_ALLOC. */
 const SLOTS = 0x94 - uapi.IOMMUFD_CMD_BASE + 1;
 
-function iovaRanges({ context, process }: Caller, cmd: StructOf<typeof uapi.iommuIoasIovaRanges>): Outcome {
+function iovaRanges({ context, process }: IommufdCaller, cmd: StructOf<typeof uapi.iommuIoasIovaRanges>): Outcome {
   checkReserved('IOMMU_IOAS_IOVA_RANGES', cmd.reserved);
   const { ranges, alignment } = ioasIovaRanges(context, cmd.ioasId);
   const room = cmd.numIovas;
@@ -143,7 +138,7 @@ function iovaRanges({ context, process }: Caller, cmd: StructOf<typeof uapi.iomm
   return { failure: new SysError('EMSGSIZE', 'IOMMU_IOAS_IOVA_RANGES', `${ranges.length} ranges, room for ${room}`) };
 }
 
-function allocHwpt({ context, process }: Caller, cmd: StructOf<typeof uapi.iommuHwptAlloc>): Outcome {
+function allocHwpt({ context, process }: IommufdCaller, cmd: StructOf<typeof uapi.iommuHwptAlloc>): Outcome {
   checkReserved('IOMMU_HWPT_ALLOC', cmd.reserved | cmd.reserved2);
   const hwpt = hwptAlloc(context, {
     flags: cmd.flags,
@@ -160,7 +155,7 @@ function allocHwpt({ context, process }: Caller, cmd: StructOf<typeof uapi.iommu
   return { undo: () => context.objects.destroy(hwpt.id) };
 }
 
-function hwInfo({ context, process }: Caller, cmd: StructOf<typeof uapi.iommuHwInfo>): Outcome {
+function hwInfo({ context, process }: IommufdCaller, cmd: StructOf<typeof uapi.iommuHwInfo>): Outcome {
   checkReserved('IOMMU_GET_HW_INFO', cmd.reserved0 | cmd.reserved1 | cmd.reserved2);
   const info = getHwInfo(context, cmd.devId, cmd.flags, cmd.outDataType);
   const copied = info.data.subarray(0, cmd.dataLen);
@@ -173,7 +168,7 @@ function hwInfo({ context, process }: Caller, cmd: StructOf<typeof uapi.iommuHwI
   return {};
 }
 
-function invalidate({ context, process }: Caller, cmd: StructOf<typeof uapi.iommuHwptInvalidate>): Outcome {
+function invalidate({ context, process }: IommufdCaller, cmd: StructOf<typeof uapi.iommuHwptInvalidate>): Outcome {
   const { entryLen, entryNum, dataUptr } = cmd;
   cmd.entryNum = 0;
   if (cmd.reserved !== 0) return { failure: reservedError('IOMMU_HWPT_INVALIDATE', cmd.reserved) };
@@ -192,7 +187,7 @@ function invalidate({ context, process }: Caller, cmd: StructOf<typeof uapi.iomm
   return { failure };
 }
 
-function allocFaultQueue(caller: Caller, cmd: StructOf<typeof uapi.iommuFaultAlloc>): Outcome {
+function allocFaultQueue(caller: IommufdCaller, cmd: StructOf<typeof uapi.iommuFaultAlloc>): Outcome {
   const { context, descriptors } = caller;
   const { id, fd } = openFaultQueue(context, descriptors, cmd.flags);
   cmd.outFaultId = id;

@@ -1,36 +1,28 @@
 /** /dev/iommu as a file. */
 
-import { type Process, SysError } from '@iommukit/iommu-core';
+import { SysError } from '@iommukit/iommu-core';
 import { IommufdContext, type IommufdOptions } from './context.ts';
 import type { DeviceNodes } from './files/device-nodes.ts';
-import type { FdTable } from './files/fd-table.ts';
-import type { File } from './files/file.ts';
+import type { Caller, File } from './files/file.ts';
 import { Ioas } from './ioas/ioas.ts';
-import { type Caller, iommufdIoctl } from './ioctl.ts';
-
-export type IommufdNodeOptions = IommufdOptions & {
-  /** The descriptors of a process, for commands that give it one. */
-  descriptorsOf: (process: Process) => FdTable;
-};
+import { type IommufdCaller, iommufdIoctl } from './ioctl.ts';
 
 /** One open /dev/iommu. */
 export class IommufdFile implements File {
   readonly name = '/dev/iommu';
   readonly context: IommufdContext;
-  private readonly descriptorsOf: (process: Process) => FdTable;
 
-  constructor(context: IommufdContext, descriptorsOf: (process: Process) => FdTable) {
+  constructor(context: IommufdContext) {
     this.context = context;
-    this.descriptorsOf = descriptorsOf;
   }
 
-  ioctl(caller: Process, request: number, argument: bigint): number {
-    return iommufdIoctl(this.caller(caller), request, argument);
+  ioctl(caller: Caller, request: number, argument: bigint): number {
+    return iommufdIoctl(this.on(caller), request, argument);
   }
 
-  /** `process` as a caller of this file. */
-  caller(process: Process): Caller {
-    return { context: this.context, process, descriptors: this.descriptorsOf(process) };
+  /** `caller` with what it calls on. */
+  on(caller: Caller): IommufdCaller {
+    return { ...caller, context: this.context };
   }
 
   release(): void {
@@ -40,11 +32,11 @@ export class IommufdFile implements File {
 
 /** /dev/iommu of one kernel: who has it open, for those who watch over what is left. */
 export class IommufdNode {
-  private readonly options: IommufdNodeOptions;
+  private readonly options: IommufdOptions;
   private readonly live = new Set<IommufdContext>();
   private opened = 0;
 
-  constructor(options: IommufdNodeOptions) {
+  constructor(options: IommufdOptions) {
     this.options = options;
   }
 
@@ -66,16 +58,16 @@ export class IommufdNode {
 
   /** A context of its own for each open file. @throws {SysError} ENOMEM */
   open(): IommufdFile {
-    const { kernel, descriptorsOf } = this.options;
+    const { kernel } = this.options;
     kernel.checkpoint('iommufd_fops_open');
     const context: IommufdContext = new IommufdContext(++this.opened, this.options, () => this.live.delete(context));
     this.live.add(context);
-    return new IommufdFile(context, descriptorsOf);
+    return new IommufdFile(context);
   }
 }
 
 /** Makes /dev/iommu openable. @throws {SysError} EEXIST */
-export function registerIommufd(nodes: DeviceNodes, options: IommufdNodeOptions): IommufdNode {
+export function registerIommufd(nodes: DeviceNodes, options: IommufdOptions): IommufdNode {
   const node = new IommufdNode(options);
   nodes.register('/dev/iommu', () => node.open());
   return node;

@@ -4,8 +4,8 @@
  */
 
 import { NO_PASID } from '@iommukit/hw';
-import { type Process, SysError } from '@iommukit/iommu-core';
-import { bindDevice, type File, type IommufdContext, type IommufdDevice } from '@iommukit/iommufd';
+import { SysError } from '@iommukit/iommu-core';
+import { bindDevice, type Caller, type File, type IommufdContext, type IommufdDevice } from '@iommukit/iommufd';
 import { vfioDeviceIoctl } from './ioctl.ts';
 import { PciUser } from './pci/pci-user.ts';
 import type { VfToken } from './vf-token.ts';
@@ -85,11 +85,11 @@ export class VfioDeviceFile implements File {
     this.require('VFIO_DEVICE_DETACH_IOMMUFD_PT').iommufd.detach(pasid ?? NO_PASID);
   }
 
-  ioctl(caller: Process, request: number, argument: bigint): number {
+  ioctl(caller: Caller, request: number, argument: bigint): number {
     return vfioDeviceIoctl(this, caller, request, argument);
   }
 
-  read(_caller: Process, into: Uint8Array, position: bigint | null): number {
+  read(_caller: Caller, into: Uint8Array, position: bigint | null): number {
     const { user } = this.require('read');
     if (into.length === 0) return 0;
     const count = user.read(position ?? this.position, into);
@@ -97,7 +97,7 @@ export class VfioDeviceFile implements File {
     return count;
   }
 
-  write(_caller: Process, from: Uint8Array, position: bigint | null): number {
+  write(_caller: Caller, from: Uint8Array, position: bigint | null): number {
     const { user } = this.require('write');
     if (from.length === 0) return 0;
     const count = user.write(position ?? this.position, from);
@@ -105,8 +105,8 @@ export class VfioDeviceFile implements File {
     return count;
   }
 
-  mmap(caller: Process, length: bigint, protection: number, shared: boolean, offset: bigint): bigint {
-    return this.require('mmap').user.map(caller, offset, length, protection, shared);
+  mmap(caller: Caller, length: bigint, protection: number, shared: boolean, offset: bigint): bigint {
+    return this.require('mmap').user.map(caller.process, offset, length, protection, shared);
   }
 
   release(): void {

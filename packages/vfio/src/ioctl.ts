@@ -5,8 +5,9 @@
  */
 
 import { hex } from '@iommukit/hw';
-import { type AddressSpace, type Process, SysError } from '@iommukit/iommu-core';
+import { type AddressSpace, SysError } from '@iommukit/iommu-core';
 import {
+  type Caller,
   copyFromUser,
   copyToUser,
   EventFd,
@@ -27,8 +28,8 @@ import { VF_TOKEN_BYTES } from './vf-token.ts';
  * @throws {SysError} EINVAL the file is not bound, or the structure is too short; EFAULT it cannot be read or answered;
  * ENOTTY no such command; and the command's own
  */
-export function vfioDeviceIoctl(file: VfioDeviceFile, caller: Process, request: number, argument: bigint): number {
-  const memory = caller.addressSpace;
+export function vfioDeviceIoctl(file: VfioDeviceFile, caller: Caller, request: number, argument: bigint): number {
+  const memory = caller.process.addressSpace;
   if (request >>> 0 === uapi.VFIO_DEVICE_BIND_IOMMUFD) {
     bind(file, caller, argument);
     return 0;
@@ -61,9 +62,9 @@ export function vfioDeviceIoctl(file: VfioDeviceFile, caller: Process, request: 
   }
 }
 
-function bind(file: VfioDeviceFile, caller: Process, argument: bigint): void {
+function bind(file: VfioDeviceFile, caller: Caller, argument: bigint): void {
   const call = 'VFIO_DEVICE_BIND_IOMMUFD';
-  const { addressSpace } = caller;
+  const { addressSpace } = caller.process;
   const layout = uapi.vfioDeviceBind;
   const argsz = new DataView(copyFromUser(addressSpace, argument, 4).buffer).getUint32(0, true);
   if (argsz < layout.end('outDevid')) throw new SysError('EINVAL', call, `argsz ${argsz}`);
@@ -81,7 +82,7 @@ function bind(file: VfioDeviceFile, caller: Process, argument: bigint): void {
   storeU32(addressSpace, outDevid, values.outDevid);
   const hasToken = (values.flags & uapi.VFIO_DEVICE_BIND_FLAG_TOKEN) !== 0;
   const id = file.bind({
-    context: () => iommufdContextOf(file.entry.descriptorsOf(caller).get(values.iommufd)),
+    context: () => iommufdContextOf(caller.descriptors.get(values.iommufd)),
     token: () => (hasToken ? copyFromUser(addressSpace, values.tokenUuidPtr, VF_TOKEN_BYTES) : null),
   });
   storeU32(addressSpace, outDevid, id);
@@ -181,10 +182,10 @@ function getIrqInfo(file: VfioDeviceFile, memory: AddressSpace, argument: bigint
 const DATA_TYPES = uapi.VFIO_IRQ_SET_DATA_NONE | uapi.VFIO_IRQ_SET_DATA_BOOL | uapi.VFIO_IRQ_SET_DATA_EVENTFD;
 const ACTIONS = uapi.VFIO_IRQ_SET_ACTION_MASK | uapi.VFIO_IRQ_SET_ACTION_UNMASK | uapi.VFIO_IRQ_SET_ACTION_TRIGGER;
 
-function setIrqs(file: VfioDeviceFile, caller: Process, argument: bigint): void {
+function setIrqs(file: VfioDeviceFile, caller: Caller, argument: bigint): void {
   const call = 'VFIO_DEVICE_SET_IRQS';
   const layout = uapi.vfioIrqSet;
-  const { argsz, flags, index, start, count } = fetch(call, caller.addressSpace, argument, layout, 'count');
+  const { argsz, flags, index, start, count } = fetch(call, caller.process.addressSpace, argument, layout, 'count');
   const { interrupts } = file.user;
   if ((flags & ~(DATA_TYPES | ACTIONS)) !== 0 || index >= uapi.VFIO_PCI_NUM_IRQS || count >= 0xffffffff - start) {
     throw new SysError('EINVAL', call, `flags ${hex(flags)}, interrupts ${start}+${count} at index ${index}`);
@@ -198,16 +199,16 @@ function setIrqs(file: VfioDeviceFile, caller: Process, argument: bigint): void 
   if ((width === 0 && type !== uapi.VFIO_IRQ_SET_DATA_NONE) || argsz - layout.size < count * width) {
     throw new SysError('EINVAL', call, `data of type ${type} for ${count} interrupts in ${argsz} bytes`);
   }
-  const bytes = copyFromUser(caller.addressSpace, argument + BigInt(layout.size), count * width);
-  const data = decodeIrqData(file, caller, type, index, bytes);
+  const bytes = copyFromUser(caller.process.addressSpace, argument + BigInt(layout.size), count * width);
+  const data = decodeIrqData(caller, type, index, bytes);
   interrupts.set({ action: flags & ACTIONS, index, start, count, data });
 }
 
-function decodeIrqData(file: VfioDeviceFile, caller: Process, type: number, index: number, bytes: Uint8Array): IrqData {
+function decodeIrqData(caller: Caller, type: number, index: number, bytes: Uint8Array): IrqData {
   if (type === uapi.VFIO_IRQ_SET_DATA_NONE) return { kind: 'none' };
   if (type === uapi.VFIO_IRQ_SET_DATA_BOOL) return { kind: 'bool', values: [...bytes].map((byte) => byte !== 0) };
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const descriptors = file.entry.descriptorsOf(caller);
+  const { descriptors } = caller;
   const values: (EventFd | null | undefined)[] = [];
   for (let at = 0; at < bytes.length; at += 4) {
     const fd = view.getInt32(at, true);

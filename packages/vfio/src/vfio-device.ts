@@ -1,15 +1,13 @@
 /** The devices that VFIO offers to users, each as /dev/vfio/devices/vfioN (Linux: drivers/vfio/vfio_main.c). */
 
-import { type Device, type PciDevice, type Process, SysError } from '@iommukit/iommu-core';
-import type { DeviceNodes, FdTable } from '@iommukit/iommufd';
+import { type Device, type PciDevice, SysError } from '@iommukit/iommu-core';
+import type { DeviceNodes } from '@iommukit/iommufd';
 import { VfioDeviceFile } from './device-file.ts';
 import type { MsixTableAccess, PciUser } from './pci/pci-user.ts';
 import { VfToken } from './vf-token.ts';
 
 export type VfioOptions = {
   nodes: DeviceNodes;
-  /** The descriptors of a process, for calls that name one. */
-  descriptorsOf: (process: Process) => FdTable;
 };
 
 export type VfioDeviceOptions = {
@@ -23,7 +21,6 @@ export class VfioDevice {
   /** The N of vfioN. */
   readonly index: number;
   readonly msixTable: MsixTableAccess;
-  readonly descriptorsOf: (process: Process) => FdTable;
   /** The token of a PF with SR-IOV; null elsewhere. */
   readonly token: VfToken | null;
   /** The function while a file has it bound. */
@@ -35,7 +32,6 @@ export class VfioDevice {
     this.device = device;
     this.index = index;
     this.msixTable = options.msixTable ?? 'mappable';
-    this.descriptorsOf = vfio.descriptorsOf;
     this.token = device.pci.sriovOffset === 0 ? null : new VfToken();
   }
 
@@ -61,14 +57,12 @@ export class VfioDevice {
 }
 
 export class Vfio {
-  readonly descriptorsOf: (process: Process) => FdTable;
   private readonly nodes: DeviceNodes;
   private readonly devices = new Map<PciDevice, VfioDevice>();
   private nextIndex = 0;
 
   constructor(options: VfioOptions) {
     this.nodes = options.nodes;
-    this.descriptorsOf = options.descriptorsOf;
   }
 
   /** The device on offer for a function, or null. */

@@ -12,14 +12,7 @@ import {
   type Process,
   Processes,
 } from '@iommukit/iommu-core';
-import {
-  DeviceNodes,
-  FdTable,
-  type IommufdEvent,
-  type IommufdNode,
-  registerIommufd,
-  SystemCalls,
-} from '@iommukit/iommufd';
+import { DeviceNodes, type IommufdEvent, type IommufdNode, registerIommufd, SystemCalls } from '@iommukit/iommufd';
 import { Vfio } from '@iommukit/vfio';
 import { DSA_RID, ECAM_BASE, type Machine, VTD_BASE } from './machine.ts';
 
@@ -44,7 +37,7 @@ export class Host {
   readonly devicePath: string;
   private readonly device: Device;
   private readonly processes: Processes;
-  private readonly spawned = new Map<Process, FdTable>();
+  private readonly spawned: Process[] = [];
   private readonly nodes = new DeviceNodes();
   private readonly iommufd: IommufdNode;
 
@@ -65,23 +58,21 @@ export class Host {
     const core = new IommuCore({ kernel, driver, trace: this.coreTrace });
     this.device = core.addDevice(bus.device(DSA_RID)!);
     this.processes = new Processes(kernel);
-    const descriptorsOf = (process: Process) => this.spawned.get(process)!;
-    this.iommufd = registerIommufd(this.nodes, { kernel, trace: this.iommufdTrace, descriptorsOf });
-    this.devicePath = new Vfio({ nodes: this.nodes, descriptorsOf }).register(this.device).path;
+    this.iommufd = registerIommufd(this.nodes, { kernel, trace: this.iommufdTrace });
+    this.devicePath = new Vfio({ nodes: this.nodes }).register(this.device).path;
   }
 
   /** A program's process: its system calls are all it has of the host. */
   spawn(name: string): SystemCalls {
     const { kernel, nodes, processes } = this;
     const process = processes.spawn({ name, memlock: Number.POSITIVE_INFINITY });
-    const fds = new FdTable();
-    this.spawned.set(process, fds);
-    return new SystemCalls({ kernel, processes, process, nodes }, fds);
+    this.spawned.push(process);
+    return new SystemCalls({ kernel, processes, process, nodes });
   }
 
   get usage(): Usage {
     const { device, processes, spawned, iommufd } = this;
-    const regions = [...spawned.keys()].reduce((count, { memory }) => count + (memory?.layout.length ?? 0), 0);
+    const regions = spawned.reduce((count, { memory }) => count + (memory?.layout.length ?? 0), 0);
     return {
       pins: processes.counts.pinned,
       pasids: new Set([...device.authorizedPasids, ...device.group.pasidHandles.keys()]).size,

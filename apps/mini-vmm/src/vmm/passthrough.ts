@@ -17,7 +17,7 @@ import {
   PasidCapability,
   PciFunction,
 } from '@iommukit/hw';
-import type { SystemCalls } from '@iommukit/iommufd';
+import { POLLIN, type SystemCalls } from '@iommukit/iommufd';
 import { VFIO_PCI_MSIX_IRQ_INDEX, VfioDeviceClient } from '@iommukit/vfio';
 
 const COMMAND = 0x04;
@@ -99,7 +99,7 @@ export class PassthroughFunction extends PciFunction {
     const { system } = this.options;
     const count = new Uint8Array(8);
     this.triggers.forEach((fd, vector) => {
-      if ((system.poll(fd) & 1) === 0) return;
+      if ((system.poll(fd) & POLLIN) === 0) return;
       system.read(fd, count);
       this.msix?.raise(vector);
     });

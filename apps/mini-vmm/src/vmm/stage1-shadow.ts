@@ -37,6 +37,7 @@ import {
   IOMMU_VTD_S1_SRE,
   IOMMU_VTD_S1_WPE,
   type IommufdClient,
+  POLLIN,
   SysError,
 } from '@iommukit/iommufd';
 import { isWellFormed, type PasidEntry, pointer } from './guest-tables.ts';
@@ -133,7 +134,9 @@ export class Stage1Shadow {
   pumpPageRequests(rid: number): void {
     const { iommufd, trace } = this.host;
     const { pasid } = this.place;
-    for (const record of iommufd.readFaults(this.faultQueue.fd)) {
+    const { fd } = this.faultQueue;
+    if ((iommufd.system.poll(fd) & POLLIN) === 0) return;
+    for (const record of iommufd.readFaults(fd)) {
       const { group, last, address, cookie } = record;
       this.cookies.set(group, cookie);
       if (trace.enabled) trace.emit({ name: 'page_request_inject', pasid, group, address, last, cookie });

@@ -1,13 +1,13 @@
 /** /dev: what a path opens. Each layer registers its own nodes. */
 
-import { type Process, SysError } from '@iommukit/iommu-core';
-import type { File } from './file.ts';
+import { SysError } from '@iommukit/iommu-core';
+import type { Caller, File } from './file.ts';
 
 export class DeviceNodes {
-  private readonly nodes = new Map<string, (caller: Process) => File>();
+  private readonly nodes = new Map<string, (caller: Caller) => File>();
 
   /** @throws {SysError} EEXIST when the path is taken */
-  register(path: string, open: (caller: Process) => File): void {
+  register(path: string, open: (caller: Caller) => File): void {
     if (this.nodes.has(path)) throw new SysError('EEXIST', 'mknod', `${path} exists`);
     this.nodes.set(path, open);
   }
@@ -22,7 +22,7 @@ export class DeviceNodes {
   }
 
   /** @throws {SysError} ENOENT, or whatever the node refuses with */
-  open(path: string, caller: Process): File {
+  open(path: string, caller: Caller): File {
     const open = this.nodes.get(path);
     if (open === undefined) throw new SysError('ENOENT', 'open', `no ${path}`);
     return open(caller);

@@ -1,7 +1,7 @@
 /** eventfd(2): a 64-bit counter that one side adds to and the other reads to zero. */
 
-import { type Process, SysError } from '@iommukit/iommu-core';
-import { type File, POLLIN, POLLOUT } from './file.ts';
+import { SysError } from '@iommukit/iommu-core';
+import { type Caller, type File, POLLIN, POLLOUT } from './file.ts';
 
 /** Highest value the counter can hold; one more would block the writer. */
 const COUNTER_MAX = 0xffff_ffff_ffff_fffen;
@@ -33,14 +33,14 @@ export class EventFd implements File {
     };
   }
 
-  read(_caller: Process, into: Uint8Array): number {
+  read(_caller: Caller, into: Uint8Array): number {
     if (into.length < 8) throw new SysError('EINVAL', 'read', `an eventfd gives 8 bytes, not ${into.length}`);
     if (this.counter === 0n) throw new SysError('EAGAIN', 'read', 'the eventfd is zero');
     new DataView(into.buffer, into.byteOffset, 8).setBigUint64(0, this.take(), true);
     return 8;
   }
 
-  write(_caller: Process, from: Uint8Array): number {
+  write(_caller: Caller, from: Uint8Array): number {
     if (from.length < 8) throw new SysError('EINVAL', 'write', `an eventfd takes 8 bytes, not ${from.length}`);
     const value = new DataView(from.buffer, from.byteOffset, 8).getBigUint64(0, true);
     if (value > COUNTER_MAX) throw new SysError('EINVAL', 'write', 'the eventfd cannot hold 2^64 - 1');

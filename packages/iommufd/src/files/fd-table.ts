@@ -1,14 +1,14 @@
 /** A process's file descriptors: small numbers for open file descriptions, which dup and fork share. */
 
 import { SysError } from '@iommukit/iommu-core';
-import type { File } from './file.ts';
+import type { Descriptors, File } from './file.ts';
 
 /** Linux's default RLIMIT_NOFILE. */
 const MAX_DESCRIPTORS = 1024;
 
 type OpenFile = { readonly file: File; references: number };
 
-export class FdTable {
+export class FdTable implements Descriptors {
   private readonly slots: (OpenFile | null)[] = [];
 
   /** Open descriptors. */
@@ -16,12 +16,10 @@ export class FdTable {
     return this.slots.reduce((count, slot) => (slot === null ? count : count + 1), 0);
   }
 
-  /** Gives `file` the lowest free descriptor. @throws {SysError} EMFILE */
   install(file: File): number {
     return this.place({ file, references: 0 });
   }
 
-  /** The file behind `fd`. @throws {SysError} EBADF */
   get(fd: number): File {
     return this.slot(fd).file;
   }
@@ -31,7 +29,6 @@ export class FdTable {
     return this.place(this.slot(fd));
   }
 
-  /** Closes `fd`; the last close releases the file. @throws {SysError} EBADF */
   close(fd: number): void {
     const slot = this.slot(fd);
     this.slots[fd] = null;

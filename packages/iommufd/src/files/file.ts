@@ -11,6 +11,22 @@ export const POLLOUT = 4;
 export const POLLERR = 8;
 export const POLLHUP = 16;
 
+/** Who makes a system call. */
+export type Caller = {
+  readonly process: Process;
+  /** The process's open files, for calls that name one or give one. */
+  readonly descriptors: Descriptors;
+};
+
+export type Descriptors = {
+  /** The file behind `fd`. @throws {SysError} EBADF */
+  get(fd: number): File;
+  /** Gives `file` the lowest free descriptor. @throws {SysError} EMFILE */
+  install(file: File): number;
+  /** Closes `fd`; the last close releases the file. @throws {SysError} EBADF */
+  close(fd: number): void;
+};
+
 /**
  * An open file description. Methods refuse by throwing SysError; an absent method means that this kind of file does
  * not do it, and the file layer answers with the errno Linux gives for that.
@@ -19,15 +35,15 @@ export type File = {
   /** What it is, as /proc/PID/fd would show it: `/dev/iommu`, `anon_inode:[eventfd]`. */
   readonly name: string;
   /** `argument` is the third argument of ioctl(2): usually an address in the caller's memory. Gives the result, >= 0. */
-  ioctl?(caller: Process, request: number, argument: bigint): number;
+  ioctl?(caller: Caller, request: number, argument: bigint): number;
   /** Reads up to `into.length` bytes. `position` is the file offset of pread(2), null for read(2). Gives the bytes read. */
-  read?(caller: Process, into: Uint8Array, position: bigint | null): number;
+  read?(caller: Caller, into: Uint8Array, position: bigint | null): number;
   /** Writes `from`. Gives the bytes written. */
-  write?(caller: Process, from: Uint8Array, position: bigint | null): number;
+  write?(caller: Caller, from: Uint8Array, position: bigint | null): number;
   /** POLL bits that hold now. */
   poll?(): number;
   /** Maps [offset, offset + length) into the caller's memory. Gives the address. `protection` holds hw's ACCESS_ bits. */
-  mmap?(caller: Process, length: bigint, protection: number, shared: boolean, offset: bigint): bigint;
+  mmap?(caller: Caller, length: bigint, protection: number, shared: boolean, offset: bigint): bigint;
   /** The last descriptor is gone. Never fails. */
   release(): void;
 };

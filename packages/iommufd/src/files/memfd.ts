@@ -1,8 +1,8 @@
 /** memfd_create(2): a file of memory. */
 
 import { ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE } from '@iommukit/hw';
-import { type MemoryFile, type Process, SysError } from '@iommukit/iommu-core';
-import type { File } from './file.ts';
+import { type MemoryFile, SysError } from '@iommukit/iommu-core';
+import type { Caller, File } from './file.ts';
 
 const PROTECTION = ACCESS_READ | ACCESS_WRITE | ACCESS_EXECUTE;
 
@@ -16,9 +16,9 @@ export class MemFd implements File {
     this.file = file;
   }
 
-  mmap(caller: Process, length: bigint, protection: number, shared: boolean, offset: bigint): bigint {
-    if (caller.memory === null) throw new SysError('ENODEV', 'mmap', `${caller.name} maps its own memory`);
-    return caller.memory.map({ length, protection: protection & PROTECTION, backing: this.file, offset, shared });
+  mmap({ process }: Caller, length: bigint, protection: number, shared: boolean, offset: bigint): bigint {
+    if (process.memory === null) throw new SysError('ENODEV', 'mmap', `${process.name} maps its own memory`);
+    return process.memory.map({ length, protection: protection & PROTECTION, backing: this.file, offset, shared });
   }
 
   release(): void {

@@ -8,7 +8,7 @@ import { type Kernel, type Process, type Processes, type ProcessMemory, SysError
 import type { DeviceNodes } from './device-nodes.ts';
 import { EventFd } from './eventfd.ts';
 import { FdTable } from './fd-table.ts';
-import { type File, POLLIN, POLLOUT } from './file.ts';
+import { type Caller, type File, POLLIN, POLLOUT } from './file.ts';
 import { MemFd } from './memfd.ts';
 
 export type SystemCallsOptions = {
@@ -34,6 +34,8 @@ export type MmapOptions = {
 
 export class SystemCalls {
   readonly process: Process;
+  /** The process as the files see it. */
+  readonly caller: Caller;
   private readonly kernel: Kernel;
   private readonly processes: Processes;
   private readonly nodes: DeviceNodes;
@@ -43,6 +45,7 @@ export class SystemCalls {
     this.kernel = options.kernel;
     this.processes = options.processes;
     this.process = options.process;
+    this.caller = { process: this.process, descriptors };
     this.nodes = options.nodes;
     this.descriptors = descriptors;
     this.process.onExit(() => this.descriptors.closeAll());
@@ -60,7 +63,7 @@ export class SystemCalls {
 
   /** @throws {SysError} ENOENT, EMFILE, or what the file's open refuses with */
   open(path: string): number {
-    return this.kernel.call('open', () => this.install(this.nodes.open(path, this.process)));
+    return this.kernel.call('open', () => this.install(this.nodes.open(path, this.caller)));
   }
 
   /** @throws {SysError} EBADF */
@@ -79,7 +82,7 @@ export class SystemCalls {
       try {
         const file = this.descriptors.get(fd);
         if (file.ioctl === undefined) throw new SysError('ENOTTY', 'ioctl', `${file.name} has no ioctls`);
-        return file.ioctl(this.process, request, toU64(argument));
+        return file.ioctl(this.caller, request, toU64(argument));
       } catch (error) {
         if (error instanceof SysError) return -error.errno;
         throw error;
@@ -92,7 +95,7 @@ export class SystemCalls {
     return this.kernel.call('read', () => {
       const file = this.descriptors.get(fd);
       if (file.read === undefined) throw new SysError('EINVAL', 'read', `${file.name} cannot be read`);
-      return file.read(this.process, into, position === null ? null : toU64(position));
+      return file.read(this.caller, into, position === null ? null : toU64(position));
     });
   }
 
@@ -101,7 +104,7 @@ export class SystemCalls {
     return this.kernel.call('write', () => {
       const file = this.descriptors.get(fd);
       if (file.write === undefined) throw new SysError('EINVAL', 'write', `${file.name} cannot be written`);
-      return file.write(this.process, from, position === null ? null : toU64(position));
+      return file.write(this.caller, from, position === null ? null : toU64(position));
     });
   }
 
@@ -117,7 +120,7 @@ export class SystemCalls {
       if (fd === undefined) return this.memory().map({ length, protection, shared: options.shared ?? false });
       const file = this.descriptors.get(fd);
       if (file.mmap === undefined) throw new SysError('ENODEV', 'mmap', `${file.name} cannot be mapped`);
-      return file.mmap(this.process, toU64(length), protection, options.shared ?? true, toU64(offset));
+      return file.mmap(this.caller, toU64(length), protection, options.shared ?? true, toU64(offset));
     });
   }
 

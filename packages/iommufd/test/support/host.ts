@@ -56,7 +56,6 @@ export class Host {
     this.node = registerIommufd(nodes, {
       kernel,
       trace: this.trace,
-      descriptorsOf: () => this.descriptors,
       allowUnsafeInterrupts: options.unsafe ?? false,
       accountMm: options.accountMm ?? false,
     });

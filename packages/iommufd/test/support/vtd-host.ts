@@ -29,7 +29,7 @@ export class VtdHost {
     this.process = this.processes.spawn({ name: 'vmm', memlock: 1 << 30 });
     const nodes = new DeviceNodes();
     const descriptors = new FdTable();
-    registerIommufd(nodes, { kernel, descriptorsOf: () => descriptors });
+    registerIommufd(nodes, { kernel });
     this.system = new SystemCalls({ kernel, processes: this.processes, process: this.process, nodes }, descriptors);
     this.client = new IommufdClient(this.system, this.system.open('/dev/iommu'));
     this.tester = this.machine.add();

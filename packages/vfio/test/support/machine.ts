@@ -34,7 +34,6 @@ import {
 import {
   DeviceNodes,
   type EventFd,
-  FdTable,
   type Fields,
   IommufdClient,
   registerIommufd,
@@ -69,7 +68,6 @@ export class Machine {
   readonly nodes = new DeviceNodes();
   readonly vfio: Vfio;
   readonly devices: Device[] = [];
-  private readonly descriptors = new Map<Process, FdTable>();
 
   constructor(options: MachineOptions = {}) {
     const { memory, scheduler, frames, nodes } = this;
@@ -103,9 +101,8 @@ export class Machine {
     this.driver = new IntelIommu({ kernel, registerBase: VTD_BASE });
     this.core = new IommuCore({ kernel, driver: this.driver, defaultDomain: 'blocked' });
     this.processes = new Processes(kernel);
-    const descriptorsOf = (process: Process): FdTable => this.descriptors.get(process)!;
-    registerIommufd(nodes, { kernel, descriptorsOf });
-    this.vfio = new Vfio({ nodes, descriptorsOf });
+    registerIommufd(nodes, { kernel });
+    this.vfio = new Vfio({ nodes });
     const pf = this.bus.device(DEVICE_RID)!;
     this.devices.push(this.core.addDevice(pf));
     if (options.virtualFunctions !== undefined) {
@@ -120,9 +117,7 @@ export class Machine {
   user(options: ProcessOptions = {}, index = 0): User {
     const process = this.processes.spawn({ memlock: Number.POSITIVE_INFINITY, ...options });
     const { kernel, processes, nodes } = this;
-    const descriptors = new FdTable();
-    this.descriptors.set(process, descriptors);
-    const system = new SystemCalls({ kernel, processes, process, nodes }, descriptors);
+    const system = new SystemCalls({ kernel, processes, process, nodes });
     return new User(this, system, index);
   }
 
