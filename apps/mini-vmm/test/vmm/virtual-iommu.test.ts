@@ -25,7 +25,7 @@ import {
 } from '@iommukit/hw';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { GUEST_BYTES, GUEST_RID, VirtualUnit } from './support/virtual-unit.ts';
+import { GUEST_BYTES, GUEST_RID, VirtualUnit } from '../support/virtual-unit.ts';
 
 const QUEUE = 0x1000;
 const ROOT = 0x2000;
