@@ -1,7 +1,7 @@
 /**
  * The command register: one command at a time, which takes its time, may wait for work to end, and tells its outcome in
  * CMDSTS and by an interrupt (Intel Data Streaming Accelerator Architecture Specification, order number 341204,
- * revision 1.0, section 9.2).
+ * revision 1.0).
  */
 
 import { fieldGet, fieldPrep } from '../bits.ts';

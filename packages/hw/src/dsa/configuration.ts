@@ -1,6 +1,6 @@
 /**
  * What Enable Device and Enable WQ check (Intel Data Streaming Accelerator Architecture Specification, order number
- * 341204, revision 1.0, chapter 9; the meaning of the error codes as in later revisions).
+ * 341204, revision 1.0; the meaning of the error codes as accel-config prints it).
  */
 
 import { fieldGet } from '../bits.ts';

@@ -1,6 +1,6 @@
 /**
  * What a descriptor is refused for before any of its memory is touched (Intel Data Streaming Accelerator Architecture
- * Specification, order number 341204, revision 1.0, chapters 5 and 8). Of several errors the first in this order is
+ * Specification, order number 341204, revision 1.0). Of several errors the first in this order is
  * reported: operation, flags, reserved fields, completion record address, interrupt handle, privilege, then those of
  * the operation.
  */

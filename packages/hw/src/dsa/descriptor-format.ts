@@ -1,6 +1,7 @@
 /**
  * The 64-byte work descriptor and the 32-byte completion record (Intel Data Streaming Accelerator Architecture
- * Specification, order number 341204, revision 1.0, chapter 8). Words are 32 bits, little endian.
+ * Specification, order number 341204, revision 1.0). Layout, flags and status codes are those of Linux
+ * include/uapi/linux/idxd.h. Words are 32 bits, little endian.
  *
  *   word 0      PASID 19..0, privileged 31
  *   word 1      flags 23..0 (of which 23..16 belong to the operation), operation 31..24

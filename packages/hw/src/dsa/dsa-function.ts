@@ -4,16 +4,10 @@
  * the descriptors out with ATS, PRI and PASID, and registers that configure both. registers.ts has the layout of BAR 0
  * and what software does to bring a queue up.
  *
- * BAR 2 has four pages for each queue: unlimited and limited portals, and both again for handles of an
- * interrupt-message storage, which this device does not have. A portal takes a descriptor at any multiple of 64 bytes.
- * A dedicated queue takes posted writes (MOVDIR64B), and drops one that comes when it is full or not enabled; a shared
- * queue takes non-posted ones (ENQCMD), and answers Retry then. The other kind of write is dropped, or gets Retry.
- *
  * There are no delta, DIF and cache-flush operations, no performance monitor and no occupancy interrupts.
  */
 
 import { fieldGet, fieldPrep } from '../bits.ts';
-import type { AccessWidth, MmioHandler } from '../memory/mmio.ts';
 import type { PhysicalMemory } from '../memory/physical-memory.ts';
 import { AtsCapability } from '../pci/capabilities/ats.ts';
 import { MsixCapability } from '../pci/capabilities/msix.ts';
@@ -27,14 +21,10 @@ import { noTrace, type TraceSink } from '../trace.ts';
 import { joinU64 } from '../u64.ts';
 import { CommandUnit } from './command-unit.ts';
 import { type DescriptorRights, operationOf, SUPPORTED_OPERATIONS } from './descriptor-check.ts';
-import {
-  DSA_DESCRIPTOR_SIZE,
-  DSA_DESCRIPTOR0_PASID,
-  DSA_DESCRIPTOR0_PRIVILEGED,
-  DSA_STATUS as STATUS,
-} from './descriptor-format.ts';
+import { DSA_STATUS as STATUS } from './descriptor-format.ts';
 import { Engine, type EngineHost } from './engine.ts';
 import { Group, groupEngines, groupQueues } from './group.ts';
+import { Portals } from './portals.ts';
 import { type DsaFeatures, RegisterFile } from './register-file.ts';
 import {
   DSA_BAR_SIZE,
@@ -55,7 +45,6 @@ import {
   MSIX_PERMISSION_PASID,
   MSIX_PERMISSION_PASID_ENABLE,
   MSIX_PERMISSION_SIZE,
-  DSA_PORTAL as PORTAL,
   DSA_STATE as STATE,
   SWERROR_PCI_CONFIGURATION,
 } from './registers.ts';
@@ -99,6 +88,7 @@ export class DsaFunction extends PciFunction implements EngineHost {
   readonly scheduler: Scheduler;
   readonly chunkBytes: number;
   readonly queues: readonly WorkQueue[];
+  readonly traceSink: TraceSink<DsaEvent>;
 
   /** Descriptors accepted by a queue, answered Retry, dropped at the portal. */
   submitted = 0;
@@ -116,7 +106,6 @@ export class DsaFunction extends PciFunction implements EngineHost {
   /** Place in the order of acceptance that the next descriptor gets. */
   nextSequence = 0;
 
-  private readonly traceSink: TraceSink<DsaEvent>;
   private readonly registers: RegisterFile;
   private readonly commands: CommandUnit;
   private readonly engines: readonly Engine[];
@@ -141,8 +130,8 @@ export class DsaFunction extends PciFunction implements EngineHost {
     this.commands = new CommandUnit(this, this.registers, scheduler);
     this.queues = Array.from({ length: queues }, (_, index) => new WorkQueue(this.registers, index));
     this.engines = Array.from({ length: engines }, (_, index) => new Engine(this, index));
-    this.addBar(0, { size: DSA_BAR_SIZE, handler: this.registerHandler(), prefetchable: true });
-    this.addBar(2, { size: portalBytes(queues), handler: this.portalHandler(), prefetchable: true });
+    this.addBar(0, { size: DSA_BAR_SIZE, handler: this.registers, prefetchable: true });
+    this.addBar(2, { size: portalBytes(queues), handler: new Portals(this), prefetchable: true });
     this.add(new ExpressCapability());
     this.interrupts = this.add(
       new MsixCapability({
@@ -190,13 +179,23 @@ export class DsaFunction extends PciFunction implements EngineHost {
   /** Throws all work away and brings every register to its value after reset. */
   resetDevice(): void {
     this.abort(() => true);
-    this.groups = [];
     this.registers.reset();
     for (const queue of this.queues) queue.resetConfiguration();
   }
 
+  get state(): number {
+    return this.registers.state;
+  }
+
   setState(state: number): void {
     this.registers.set(DSA_REGISTER.gensts, fieldPrep(GENSTS_STATE, state));
+  }
+
+  /** Puts a descriptor in its queue, which has room for it. */
+  accept(work: Omit<Work, 'sequence'>): void {
+    this.submitted++;
+    work.queue.push({ ...work, sequence: this.nextSequence++ });
+    this.wakeEngines();
   }
 
   /** Throws away the work that `doomed` names, wherever it is. */
@@ -357,54 +356,6 @@ export class DsaFunction extends PciFunction implements EngineHost {
     if ((permission & MSIX_PERMISSION_IGNORE) !== 0) return true;
     if ((permission & MSIX_PERMISSION_PASID_ENABLE) === 0) return work.pasid === NO_PASID;
     return work.pasid === fieldGet(MSIX_PERMISSION_PASID, permission);
-  }
-
-  private submit(offset: number, data: Uint8Array, nonPosted: boolean): boolean {
-    const queue = this.queues[Math.floor(offset / DSA_PORTALS_SIZE)];
-    if (queue === undefined || data.length !== DSA_DESCRIPTOR_SIZE) return false;
-    const portal = (offset >>> 12) & 3;
-    const words = new Int32Array(data.slice().buffer);
-    const { dedicated } = queue;
-    const own = queue.pasidEnabled ? queue.pasid : NO_PASID;
-    const pasid = dedicated ? own : words[0]! & DSA_DESCRIPTOR0_PASID;
-    const accepted =
-      this.registers.state === STATE.enabled &&
-      queue.accepting &&
-      dedicated === !nonPosted &&
-      offset % DSA_DESCRIPTOR_SIZE === 0 &&
-      queue.hasRoom(portal);
-    if (accepted) {
-      this.submitted++;
-      const privileged = dedicated ? queue.privileged : (words[0]! & DSA_DESCRIPTOR0_PRIVILEGED) !== 0;
-      const messageStorage = portal >= PORTAL.unlimitedIms;
-      queue.push({ queue, words, pasid, privileged, messageStorage, sequence: this.nextSequence++ });
-      this.wakeEngines();
-    } else if (nonPosted) this.retried++;
-    else this.dropped++;
-    if (this.traceSink.enabled) {
-      const outcome = accepted ? 'queued' : nonPosted ? 'retry' : 'dropped';
-      const operation = operationOf(words);
-      this.traceSink.emit({ name: 'dsa_submit', rid: this.rid, queue: queue.index, pasid, operation, outcome });
-    }
-    return accepted;
-  }
-
-  private registerHandler(): MmioHandler {
-    return {
-      read: (offset, width) => this.registers.read(offset, width),
-      write: (offset, width, value) => this.registers.write(offset, width, value),
-    };
-  }
-
-  private portalHandler(): MmioHandler {
-    return {
-      read: (_offset: number, width: AccessWidth) => (1n << BigInt(8 * width)) - 1n,
-      write() {},
-      store64: (offset, data) => {
-        this.submit(offset, data, false);
-      },
-      enqueue64: (offset, data) => this.submit(offset, data, true),
-    };
   }
 }
 

@@ -1,7 +1,7 @@
 /**
  * An engine: takes a descriptor from its group's queues, checks it, carries it out piece by piece, writes the
  * completion record, raises the interrupt, and takes the next (Intel Data Streaming Accelerator Architecture
- * Specification, order number 341204, revision 1.0, chapters 3 and 8). Every step is one event of the scheduler, so
+ * Specification, order number 341204, revision 1.0). Every step is one event of the scheduler, so
  * work can be thrown away between any two of them.
  *
  * A batch is carried out by the engine that took it, in order.

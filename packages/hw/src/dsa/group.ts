@@ -1,6 +1,6 @@
 /**
  * A group: work queues, and the engines that serve them (Intel Data Streaming Accelerator Architecture Specification,
- * order number 341204, revision 1.0, chapter 3). Each queue gets its turns in proportion to its priority; none starves.
+ * order number 341204, revision 1.0). Each queue gets its turns in proportion to its priority; none starves.
  */
 
 import type { RegisterFile } from './register-file.ts';

@@ -1,6 +1,6 @@
 /**
  * The data operations of a DSA, a piece of at most one page of each operand at a time (Intel Data Streaming Accelerator
- * Architecture Specification, order number 341204, revision 1.0, chapter 8). A piece is done or it is not: after a
+ * Architecture Specification, order number 341204, revision 1.0). A piece is done or it is not: after a
  * fault the operation goes on where it stopped, or ends there.
  *
  * Data passes through two page-sized buffers in the reserved storage of PhysicalMemory, so that moves from and to RAM
@@ -167,11 +167,18 @@ export class Operation {
     this.hi = (this.words[operand + 1]! + carry) | 0;
   }
 
-  /** Compares the first buffer with what stands at `at`. */
+  /** Compares the first buffer with what stands at `at`: by words as far as that is aligned and equal. */
   private compare(at: number, count: number): number {
-    const { bytes } = this.memory;
+    const { bytes, words } = this.memory;
     const { first } = this;
-    for (let i = 0; i < count; i++) {
+    let i = 0;
+    if ((at & 3) === 0) {
+      const last = count >> 2;
+      let word = 0;
+      while (word < last && words[(first >> 2) + word] === words[(at >> 2) + word]) word++;
+      i = word << 2;
+    }
+    for (; i < count; i++) {
       if (bytes[first + i] !== bytes[at + i]) {
         this.done += i;
         this.result = 1;

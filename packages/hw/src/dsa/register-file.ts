@@ -4,7 +4,7 @@
  */
 
 import { fieldGet, fieldPrep } from '../bits.ts';
-import type { AccessWidth } from '../memory/mmio.ts';
+import type { AccessWidth, MmioHandler } from '../memory/mmio.ts';
 import { joinU64 } from '../u64.ts';
 import {
   CMDSTS_ACTIVE,
@@ -94,7 +94,7 @@ export type DsaFeatures = {
 
 const END = 0x900;
 
-export class RegisterFile {
+export class RegisterFile implements MmioHandler {
   readonly features: DsaFeatures;
   private readonly words = new Int32Array(END / 4);
   private readonly onCommand: (value: number) => void;

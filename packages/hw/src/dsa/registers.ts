@@ -1,7 +1,7 @@
 /**
  * Registers of an Intel Data Streaming Accelerator in BAR 0, and the portals in BAR 2 (Intel Data Streaming
- * Accelerator Architecture Specification, order number 341204, revision 1.0, chapter 9; DSA 1.0 devices; error codes of
- * CMDSTS as later revisions list them).
+ * Accelerator Architecture Specification, order number 341204, revision 1.0; DSA 1.0 devices). Offsets and fields are
+ * those of Linux drivers/dma/idxd/registers.h, meanings of CMDSTS errors those that accel-config prints.
  *
  * Fields are masks over one 32-bit half, for fieldGet and fieldPrep. Of a 64-bit register `_LO_` is bits 31..0 and
  * `_HI_` bits 63..32.
@@ -15,7 +15,8 @@
  *      (dedicated; a shared queue needs PASID enable alone), largest transfer and batch (log2, 0 means one).
  *   5. GRPCFG of one group: bit of the queue, bit of at least one engine, read buffers allowed (not 0) in the flags.
  *   6. CMD = enable device, then CMD = enable work queue, operand: its index. CMDSTS.error must be 0 each time.
- *   7. For completion interrupts: MSI-X entry and its permission (PASID); GENCFG.user interrupts for unprivileged ones.
+ *   7. For completion interrupts: MSI-X entry and its permission (PASID); for unprivileged ones GENCFG.user interrupts,
+ *      before step 6. A handle is an MSI-X index; vector 0 is that of commands and errors.
  */
 
 import { genmask } from '../bits.ts';

@@ -1,4 +1,4 @@
-/** The SWERROR register: what cannot be told in a completion record (specification 341204 revision 1.0, section 5.9). */
+/** The SWERROR register: what cannot be told in a completion record (specification 341204 revision 1.0). */
 
 import { fieldPrep } from '../bits.ts';
 import { NO_PASID } from '../pci/transaction.ts';

@@ -1,6 +1,6 @@
 /**
  * A work queue: its configuration, which lies in the registers, and the descriptors that wait in it (Intel Data
- * Streaming Accelerator Architecture Specification, order number 341204, revision 1.0, chapter 3).
+ * Streaming Accelerator Architecture Specification, order number 341204, revision 1.0).
  */
 
 import { fieldGet, fieldPrep } from '../bits.ts';

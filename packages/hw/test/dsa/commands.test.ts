@@ -259,6 +259,9 @@ describe('other commands', () => {
     expect(command(COMMAND.releaseInterruptHandle, 2)).toBe(ERROR.handleNotGranted);
     expect(command(COMMAND.releaseInterruptHandle, 3)).toBe(0);
     expect(command(COMMAND.releaseInterruptHandle, 3)).toBe(ERROR.handleNotGranted);
+    expect(command(COMMAND.requestInterruptHandle, 3)).toBe(3 << 8);
+    expect(command(COMMAND.resetDevice)).toBe(0);
+    expect(command(COMMAND.releaseInterruptHandle, 3)).toBe(ERROR.handleNotGranted);
   });
 
   test('without bus mastering an enabled device halts until a function-level reset', () => {

@@ -53,7 +53,7 @@ describe('a descriptor is refused', () => {
     ],
     ['with a drain readback', STATUS.flags, { operation: OP.drain, flags: BOTH | 0x10000 }, 0x10000],
     ['with word 0 beside PASID and privilege', STATUS.reservedField, { ...move, pasid: 1 << 20 }],
-    ['with bits above the interrupt handle', STATUS.reservedField, { ...move, rest: [0, 0, 0, 0, 0, 1] }],
+    ['with a word that the operation does not define', STATUS.reservedField, { ...move, rest: [0, 0, 0, 0, 0, 1] }],
     ['with a size that a no-op does not have', STATUS.reservedField, { operation: OP.noop, size: 1 }],
     ['with a destination that CRC does not have', STATUS.reservedField, { ...crc, destination: 1 }],
     ['with a second expected result', STATUS.reservedField, { ...compare, rest: [2] }],

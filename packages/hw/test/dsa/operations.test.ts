@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { DSA_OPERATION as OP, DSA_STATUS as STATUS } from '../../src/dsa/descriptor-format.ts';
-import { type Descriptor, dsaMachine, PASID, RID, VALID } from './support.ts';
+import { type Descriptor, dsaMachine, encode, PASID, RID, VALID } from './support.ts';
 
 /** Pages of the window that operands lie in, and their frames, shuffled. */
 const PAGES = 12;
@@ -43,7 +43,7 @@ function random(seed: number): Uint8Array {
 }
 
 /** CRC-32C one bit at a time. */
-export function naiveCrc(bytes: Uint8Array, seed: number, raw = false, rawData = false): number {
+function naiveCrc(bytes: Uint8Array, seed: number, raw = false, rawData = false): number {
   const mirror = (value: number, bits: number) => {
     let result = 0;
     for (let bit = 0; bit < bits; bit++) if (value & (1 << bit)) result |= 1 << (bits - 1 - bit);
@@ -235,5 +235,33 @@ describe('DSA operations', () => {
     const copy: Descriptor = { operation: OP.move, source: BASE, destination: BASE + 8192, size: 5000 };
     expect(submit({ ...copy, flags }).status).toBe(STATUS.success);
     expect(submit({ ...copy, flags: flags | 0x40 })).toMatchObject({ status: STATUS.flags, detail: 0x40 });
+  });
+
+  test('operands, lists and overlaps may cross 4 GiB', () => {
+    const { submit, agent, memory, post, settle, record } = setUp();
+    const low = 0x1_ffff_f000n;
+    for (let page = 0; page < 4; page++) agent.map(RID, PASID, 0x1f_ffff + page, 0x300 + page);
+    for (let i = 0; i < 0x2000; i++) memory.bytes[0x30_0000 + i] = i * 13 + (i >> 8);
+    const before = memory.bytes.slice(0x30_0000, 0x30_2000);
+    expect(submit({ operation: OP.move, source: low, destination: low + 0x1800n, size: 0x2000 }).status).toBe(1);
+    expect(Buffer.compare(memory.bytes.subarray(0x30_1800, 0x30_3800), before)).toBe(0);
+    const dualcast = { operation: OP.dualcast, source: BASE, destination: low, size: 0x1001, rest: [0, 2] };
+    expect(submit(dualcast).status).toBe(STATUS.overlap);
+    expect(submit({ ...dualcast, size: 0x1000 }).status).toBe(STATUS.success);
+    memory.bytes.set(encode({ operation: OP.noop }), 0x30_0fc0);
+    memory.bytes.set(encode({ operation: OP.noop }), 0x30_1000);
+    post(0, { operation: OP.batch, source: low + 0xfc0n, size: 2 });
+    settle();
+    expect(record()).toMatchObject({ status: STATUS.success, completed: 2 });
+  });
+
+  test('an operand that runs over the top of the address space goes on at its bottom', () => {
+    const { submit, agent, memory } = setUp();
+    agent.map(RID, PASID, 2 ** 52 - 1, 0x300);
+    agent.map(RID, PASID, 0, 0x301);
+    const fill = { operation: OP.fill, source: 0x4242_4242_4242_4242n, destination: 2n ** 64n - 64n, size: 128 };
+    expect(submit(fill).status).toBe(STATUS.success);
+    expect(memory.bytes.subarray(0x30_0fc0, 0x30_1040).every((byte) => byte === 0x42)).toBe(true);
+    expect([memory.bytes[0x30_0fbf], memory.bytes[0x30_1040]]).toEqual([0, 0]);
   });
 });

@@ -7,12 +7,13 @@ import { BAR2, dsaMachine, encode, PASID, RECORD_PAGE, RECORD_PFN, RID } from '.
 const NOOP = { operation: OP.noop };
 
 describe('dedicated queues', () => {
-  test('take posted writes and give descriptors the PASID and privilege of the queue', () => {
-    const { start, mapRecords, submit, agent } = dsaMachine();
-    mapRecords(PASID).start([{ privileged: true }]);
+  test('take posted writes and give descriptors the PASID of the queue', () => {
+    const { mapRecords, submit, agent, config } = dsaMachine();
+    config.ats(false);
+    mapRecords(PASID).start([{}]);
     expect(submit({ ...NOOP, pasid: 99 }).status).toBe(STATUS.success);
-    const requests = agent.translationRequests;
-    expect(requests).toBe(1);
+    expect(agent.translations.map(({ pasid }) => pasid)).toEqual([PASID]);
+    expect(agent.translations[0]!.access & ACCESS_PRIVILEGED).toBe(0);
   });
 
   test('without PASID send none', () => {
@@ -48,7 +49,7 @@ describe('dedicated queues', () => {
 
 describe('shared queues', () => {
   test('take non-posted writes with PASID and privilege of the descriptor, and drop posted ones', () => {
-    const { start, mapRecords, agent, enqueue, post, settle, record, clearRecord, dsa, config } = dsaMachine();
+    const { mapRecords, agent, enqueue, post, settle, record, clearRecord, dsa, config } = dsaMachine();
     config.ats(false);
     mapRecords(7, 8).start([{ dedicated: false, threshold: 8 }]);
     for (const pasid of [7, 8]) {

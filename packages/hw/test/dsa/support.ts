@@ -44,7 +44,7 @@ export type Descriptor = {
 };
 
 export const VALID = 0x04;
-export const REQUEST = 0x08;
+const REQUEST = 0x08;
 
 /** The 64 bytes of a descriptor, with a record at RECORD unless told otherwise. */
 export function encode(descriptor: Descriptor): Uint8Array {
@@ -62,7 +62,7 @@ export function encode(descriptor: Descriptor): Uint8Array {
   return bytes;
 }
 
-export type CompletionRecord = {
+type CompletionRecord = {
   status: number;
   result: number;
   completed: number;
