@@ -11,10 +11,10 @@ import * as w from '../page-table/walk.ts';
 import type { WalkResult } from '../page-table/walk-result.ts';
 import { X86Walker } from '../page-table/x86-walker.ts';
 import { ACCESS_WRITE, MSI_FIRST_PFN, MSI_LAST_PFN } from '../pci/transaction.ts';
-import type { Binding } from './device-context.ts';
 import * as fault from './fault-reason.ts';
 import type { VtdFeatures } from './features.ts';
 import { type AtomicSupport, FlagUpdates } from './flag-updates.ts';
+import type { Binding } from './remapping-tables.ts';
 import { PGTT_FIRST_STAGE, PGTT_NESTED, PGTT_PASS_THROUGH, SS_SNOOP } from './tables.ts';
 
 const STRUCTURE_SETS = 256;

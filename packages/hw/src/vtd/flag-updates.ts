@@ -13,8 +13,8 @@ import * as first from '../page-table/formats/x86-64.ts';
 import type { VtdSecondStageWalker } from '../page-table/vtd-second-stage-walker.ts';
 import { allows, CONTROL_STAGE2_ACCESSED_DIRTY, WALK_OK } from '../page-table/walk.ts';
 import { ACCESS_READ, ACCESS_WRITE } from '../pci/transaction.ts';
-import type { Binding } from './device-context.ts';
 import { SFS_9, SFS_10, SSS_5, SSS_6 } from './fault-reason.ts';
+import type { Binding } from './remapping-tables.ts';
 import { PGTT_NESTED, PGTT_SECOND_STAGE } from './tables.ts';
 
 /** Whether atomic updates reach the memory of a frame. */

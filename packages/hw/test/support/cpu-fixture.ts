@@ -30,11 +30,12 @@ export const USER_STACK = 0x32000n;
 /** Page tables taken by `map`. */
 const FIRST_TABLE = 0x100;
 
-export const KERNEL_CS = 0x08;
-export const KERNEL_SS = 0x10;
-export const USER_CS = 0x2b;
-export const USER_SS = 0x23;
-export const TSS_SELECTOR = 0x30;
+/** Selectors, laid out for SYSCALL and SYSRET. */
+export const KERNEL_CS = 0x10;
+export const KERNEL_SS = 0x18;
+export const USER_CS = 0x33;
+export const USER_SS = 0x2b;
+export const TSS_SELECTOR = 0x40;
 
 export type BusEvent = { kind: string; address: bigint; width: number; value?: bigint; data?: Uint8Array };
 
@@ -131,6 +132,22 @@ export class CpuFixture {
     this.view.setUint16(Number(TSS) + 102, 104, true);
   }
 
+  /** Another core of the same machine, with the same view of its memory. */
+  secondCore(): WasmCpu {
+    const cpu = new WasmCpu({
+      memory: this.memory,
+      bus: this.bus,
+      interrupts: new OneInterrupt(),
+      guestFrames: GUEST_FRAMES,
+    });
+    cpu.mapMemory(
+      0,
+      Array.from({ length: GUEST_FRAMES }, (_, index) => index),
+      true,
+    );
+    return cpu;
+  }
+
   /** Starts `code` at CODE: in ring 0 with tables loaded, RSP on the kernel stack. */
   start(code: ArrayLike<number>, where: bigint = CODE): void {
     this.load(where, code);
@@ -150,7 +167,7 @@ export class CpuFixture {
       ...[0x6a, KERNEL_CS, 0x68, 0x30, 0x40, 0x00, 0x00, 0x48, 0xcb], // push CS; push 0x4030; lretq
     ];
     this.load(0x4000n, setup);
-    this.view.setUint16(0x4080, 0x3f, true);
+    this.view.setUint16(0x4080, 0x4f, true);
     this.write64(0x4082n, GDT);
     this.view.setUint16(0x4090, 0xfff, true);
     this.write64(0x4092n, IDT);
@@ -238,16 +255,47 @@ export class CpuFixture {
   private buildGdt(): void {
     const entries = [
       0n,
-      0x00af9b000000ffffn, // 0x08 ring-0 code
-      0x00cf93000000ffffn, // 0x10 ring-0 data
-      0x00cffb000000ffffn, // 0x18 ring-3 32-bit code
-      0x00cff3000000ffffn, // 0x20 ring-3 data
-      0x00affb000000ffffn, // 0x28 ring-3 code
-      0x0000890000000067n | (TSS << 16n), // 0x30 TSS
+      0n,
+      0x00af9b000000ffffn, // 0x10 ring-0 code
+      0x00cf93000000ffffn, // 0x18 ring-0 data
+      0x00cffb000000ffffn, // 0x20 ring-3 32-bit code
+      0x00cff3000000ffffn, // 0x28 ring-3 data
+      0x00affb000000ffffn, // 0x30 ring-3 code
+      0n,
+      0x0000890000000067n | (TSS << 16n), // 0x40 TSS
       0n,
     ];
     entries.forEach((entry, index) => {
       this.write64(GDT + 8n * BigInt(index), entry);
     });
   }
+}
+
+/** MOV r64, imm64 of general register `register`. */
+export function movImmediate(register: number, value: bigint): number[] {
+  const bytes = Array.from({ length: 8 }, (_, i) => Number((value >> BigInt(8 * i)) & 0xffn));
+  return [0x48 | (register >> 3), 0xb8 | (register & 7), ...bytes];
+}
+
+export const RAX = 0;
+export const RCX = 1;
+export const RDX = 2;
+export const RBX = 3;
+export const RSP = 4;
+export const RBP = 5;
+export const RSI = 6;
+export const RDI = 7;
+export const R11 = 11;
+
+export const HLT = 0xf4;
+
+/** WRMSR of `value`. */
+export function writeMsr(index: number, value: bigint): number[] {
+  return [
+    ...movImmediate(RCX, BigInt(index)),
+    ...movImmediate(RAX, value & 0xffffffffn),
+    ...movImmediate(RDX, value >> 32n),
+    0x0f,
+    0x30,
+  ];
 }

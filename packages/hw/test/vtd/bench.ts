@@ -29,7 +29,9 @@ export type Fault = {
   privileged: boolean;
 };
 
-export type BenchOptions = { ramBytes?: number } & Partial<Omit<VtdUnitOptions, 'memory' | 'scheduler' | 'interrupts'>>;
+export type BenchOptions = { ramBytes?: number; reservedBytes?: number } & Partial<
+  Omit<VtdUnitOptions, 'memory' | 'scheduler' | 'interrupts'>
+>;
 
 export class Bench {
   readonly memory: PhysicalMemory;
@@ -47,8 +49,8 @@ export class Bench {
   private waits = 0;
 
   constructor(options: BenchOptions = {}) {
-    const { ramBytes = 1 << 20, ...rest } = options;
-    this.memory = new PhysicalMemory({ ramBytes, reservedBytes: 65536 });
+    const { ramBytes = 1 << 20, reservedBytes = 65536, ...rest } = options;
+    this.memory = new PhysicalMemory({ ramBytes, reservedBytes });
     this.unit = new VtdUnit({
       memory: this.memory,
       scheduler: this.scheduler,

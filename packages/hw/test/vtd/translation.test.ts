@@ -5,7 +5,7 @@ import { NaiveVtd } from '../support/naive-vtd.ts';
 import { Random, randomAddress, randomWorld } from '../support/random-vtd.ts';
 import { Bench } from './bench.ts';
 
-const RUNS = 500;
+const RUNS = 400;
 const REQUESTS = 250;
 
 /** One world, many requests of all kinds, against the naive walker on a copy of the same memory. */
