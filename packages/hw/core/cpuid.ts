@@ -1,7 +1,7 @@
 /** CPUID: what this processor has. Leaves that are not here read as zero. */
 
 import { addressBits } from './paging.ts';
-import { cpu, setRegister, Slot } from './state.ts';
+import { cpu, setRegister, Slot, State } from './state.ts';
 
 const HIGHEST_LEAF: u32 = 0x16;
 const HIGHEST_EXTENDED: u32 = 0x80000008;
@@ -56,7 +56,7 @@ export function cpuid(): void {
       // Family 6, model 143, stepping 8; 64-byte cache lines; one logical processor.
       answer(
         0x000806f8,
-        (8 << 8) | (1 << 16),
+        (8 << 8) | (1 << 16) | (load<u32>(cpu, State.APIC_ID) << 24),
         Leaf1Ecx.CX16 | Leaf1Ecx.MOVBE | Leaf1Ecx.POPCNT | Leaf1Ecx.HYPERVISOR,
         LEAF1_EDX,
       );

@@ -4,144 +4,28 @@
  */
 
 import { findBlock } from './blocks.ts';
+import { below, less, overflow, parity, setFlags, sign, zero } from './flags.ts';
 import {
-  below,
-  flagsOfDifference,
-  flagsOfLogic,
-  flagsOfSum,
-  less,
-  overflow,
-  parity,
-  setFlags,
-  sign,
-  zero,
-} from './flags.ts';
+  aluMi,
+  aluMr,
+  aluRi,
+  aluRm,
+  aluRr,
+  compute,
+  loadTo,
+  pushFast,
+  reg64,
+  rm64,
+  storeFrom,
+} from './inline.ts';
 import { integer } from './integer.ts';
-import { commitWrite, endBreak, readPointer, writePointer } from './memory.ts';
+import { endBreak, readPointer } from './memory.ts';
 import { highSigned } from './multiply.ts';
 import { effectiveAddress } from './operand.ts';
-import { Alu, Bits, Block, Operation, Record } from './record.ts';
+import { Alu, Bits, Block, NO_REGISTER, Operation, Record } from './record.ts';
 import { cpu, isCanonical, raise, raiseWithError, Slot, State, Status, Vector } from './state.ts';
 import { stringInstruction } from './strings.ts';
 import { system } from './system.ts';
-
-// @ts-ignore: decorator
-@inline
-function rm64(base: usize, record: usize): usize {
-  return base + load<u8>(record, Record.RM);
-}
-
-// @ts-ignore: decorator
-@inline
-function reg64(base: usize, record: usize): usize {
-  return base + load<u8>(record, Record.REG);
-}
-
-/** `a` op `x` with its flags. */
-// @ts-ignore: decorator
-@inline
-function compute<T>(base: usize, alu: u32, a: T, x: T): T {
-  if (alu == Alu.ADD) {
-    const result = <T>(a + x);
-    flagsOfSum<T>(base, a, x, result);
-    return result;
-  }
-  if (alu == Alu.SUB || alu == Alu.CMP) {
-    const result = <T>(a - x);
-    flagsOfDifference<T>(base, a, x, result);
-    return result;
-  }
-  const result = alu == Alu.OR ? <T>(a | x) : alu == Alu.XOR ? <T>(a ^ x) : <T>(a & x);
-  flagsOfLogic<T>(base, result);
-  return result;
-}
-
-// @ts-ignore: decorator
-@inline
-function aluRr<T>(base: usize, record: usize, alu: u32): void {
-  const to = rm64(base, record);
-  const result = compute<T>(base, alu, load<T>(to), load<T>(reg64(base, record)));
-  if (alu < <u32>Alu.CMP) store<u64>(to, <u64>result);
-}
-
-// @ts-ignore: decorator
-@inline
-function aluRi<T>(base: usize, record: usize, alu: u32): void {
-  const to = rm64(base, record);
-  const result = compute<T>(base, alu, load<T>(to), load<T>(record, Record.IMMEDIATE));
-  if (alu < <u32>Alu.CMP) store<u64>(to, <u64>result);
-}
-
-// @ts-ignore: decorator
-@inline
-function aluRm<T>(base: usize, tlb: usize, record: usize, alu: u32): bool {
-  const from = readPointer<T>(tlb, record, effectiveAddress(base, record));
-  if (!from) return false;
-  const to = reg64(base, record);
-  const result = compute<T>(base, alu, load<T>(to), load<T>(from));
-  if (alu < <u32>Alu.CMP) store<u64>(to, <u64>result);
-  return true;
-}
-
-// @ts-ignore: decorator
-@inline
-function aluToMemory<T>(base: usize, tlb: usize, record: usize, alu: u32, x: T): bool {
-  if (alu >= <u32>Alu.CMP) {
-    const from = readPointer<T>(tlb, record, effectiveAddress(base, record));
-    if (!from) return false;
-    compute<T>(base, alu, load<T>(from), x);
-    return true;
-  }
-  const to = writePointer<T>(tlb, record, effectiveAddress(base, record), true);
-  if (!to) return false;
-  store<T>(to, compute<T>(base, alu, load<T>(to), x));
-  if (to == base + State.SCRATCH) commitWrite(record);
-  return true;
-}
-
-// @ts-ignore: decorator
-@inline
-function aluMr<T>(base: usize, tlb: usize, record: usize, alu: u32): bool {
-  return aluToMemory<T>(base, tlb, record, alu, load<T>(reg64(base, record)));
-}
-
-// @ts-ignore: decorator
-@inline
-function aluMi<T>(base: usize, tlb: usize, record: usize, alu: u32): bool {
-  return aluToMemory<T>(base, tlb, record, alu, load<T>(record, Record.IMMEDIATE));
-}
-
-/** Loads a T and extends it to E, zero-extended to the register. */
-// @ts-ignore: decorator
-@inline
-function loadTo<T, E>(base: usize, tlb: usize, record: usize): bool {
-  const from = readPointer<T>(tlb, record, effectiveAddress(base, record));
-  if (!from) return false;
-  store<u64>(reg64(base, record), <u64>(<E>load<T>(from)));
-  return true;
-}
-
-// @ts-ignore: decorator
-@inline
-function storeFrom<T>(base: usize, tlb: usize, record: usize, value: T): bool {
-  const to = writePointer<T>(tlb, record, effectiveAddress(base, record), false);
-  if (!to) return false;
-  store<T>(to, value);
-  if (to == base + State.SCRATCH) commitWrite(record);
-  return true;
-}
-
-// @ts-ignore: decorator
-@inline
-function pushFast(base: usize, tlb: usize, record: usize, value: u64): bool {
-  const top = load<u64>(base, Slot.RSP) - 8;
-  const to = writePointer<u64>(tlb, record, top, false);
-  if (!to) return false;
-  store<u64>(to, value);
-  if (to == base + State.SCRATCH) commitWrite(record);
-  store<u64>(base, top, Slot.RSP);
-  return true;
-}
 
 // @ts-ignore: decorator
 @inline
@@ -176,24 +60,39 @@ function leave(block: usize, record: usize, status: u32): u32 {
   return status;
 }
 
-/** Target of a conditional jump. */
+/** First record of the block at `rip`, entered, through the link field of the record that goes there; 0: RIP is set. */
+// @ts-ignore: decorator
+@inline
+function direct(base: usize, block: usize, link: usize, rip: u64): usize {
+  let target: usize = load<u32>(link);
+  if (!target) target = follow(block, link, rip);
+  const first = target ? enter(base, target) : 0;
+  if (!first) store<u64>(base, rip, State.RIP);
+  return first;
+}
+
+/** As `direct` for a target that may be another each time. */
+function indirect(base: usize, rip: u64): usize {
+  const target = findBlock(rip);
+  const first = target ? enter(base, target) : 0;
+  if (!first) store<u64>(base, rip, State.RIP);
+  return first;
+}
+
+/** As `direct` for the way that a conditional jump goes. A target that is not canonical faults when it is fetched. */
+// @ts-ignore: decorator
+@inline
+function conditional(base: usize, block: usize, record: usize, taken: bool): usize {
+  const link = taken ? record + Record.LINK : record + Record.LINK_ELSE;
+  let target: usize = load<u32>(link);
+  if (!target) target = follow(block, link, targetOf(block, record, taken));
+  const first = target ? enter(base, target) : 0;
+  if (!first) store<u64>(base, targetOf(block, record, taken), State.RIP);
+  return first;
+}
+
 function targetOf(block: usize, record: usize, taken: bool): u64 {
   return taken ? load<u64>(record, Record.IMMEDIATE) : next(block, record);
-}
-
-function followConditional(block: usize, record: usize, link: usize, taken: bool): usize {
-  const rip = targetOf(block, record, taken);
-  // A target that is not canonical is found by nobody; `run` raises the exception there.
-  return follow(block, link, rip);
-}
-
-function leaveConditional(block: usize, record: usize, taken: bool): u32 {
-  return leaveTo(targetOf(block, record, taken));
-}
-
-function leaveTo(rip: u64): u32 {
-  store<u64>(cpu, rip, State.RIP);
-  return Status.JUMP;
 }
 
 /** RET, and jumps and calls through r/m: #GP(0) before anything changes when the target is not canonical. */
@@ -217,11 +116,9 @@ export function execute(start: usize): u32 {
         return leave(block, c, Status.JUMP);
       case Operation.END: {
         const rip = load<u64>(block) + load<u16>(c, Record.OFFSET);
-        let target: usize = load<u32>(c, Record.LINK);
-        if (!target) target = follow(block, c + Record.LINK, rip);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveTo(rip);
-        block = target;
+        const first = direct(base, block, c + Record.LINK, rip);
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
@@ -455,15 +352,11 @@ export function execute(start: usize): u32 {
         break;
       }
       case Operation.JUMP: {
-        let target: usize = load<u32>(c, Record.LINK);
-        if (!target) {
-          const rip = load<u64>(c, Record.IMMEDIATE);
-          if (!isCanonical(rip)) return badTarget(block, c);
-          target = follow(block, c + Record.LINK, rip);
-        }
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveTo(load<u64>(c, Record.IMMEDIATE));
-        block = target;
+        const rip = load<u64>(c, Record.IMMEDIATE);
+        if (!isCanonical(rip)) return badTarget(block, c);
+        const first = direct(base, block, c + Record.LINK, rip);
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
@@ -471,11 +364,9 @@ export function execute(start: usize): u32 {
         const rip = load<u64>(c, Record.IMMEDIATE);
         if (!isCanonical(rip)) return badTarget(block, c);
         if (!pushFast(base, tlb, c, next(block, c))) return leave(block, c, Status.FAULT);
-        let target: usize = load<u32>(c, Record.LINK);
-        if (!target) target = follow(block, c + Record.LINK, rip);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveTo(rip);
-        block = target;
+        const first = direct(base, block, c + Record.LINK, rip);
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
@@ -486,32 +377,30 @@ export function execute(start: usize): u32 {
         const rip = load<u64>(from);
         if (!isCanonical(rip)) return badTarget(block, c);
         store<u64>(base, top + 8, Slot.RSP);
-        const target = findBlock(rip);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveTo(rip);
-        block = target;
+        const first = indirect(base, rip);
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JUMP_RM: {
         let rip: u64;
-        if (load<u8>(c, Record.RM) != 0xff) rip = load<u64>(rm64(base, c));
+        if (<u32>load<u8>(c, Record.RM) != NO_REGISTER) rip = load<u64>(rm64(base, c));
         else {
           const from = readPointer<u64>(tlb, c, effectiveAddress(base, c));
           if (!from) return leave(block, c, Status.FAULT);
           rip = load<u64>(from);
         }
         if (!isCanonical(rip)) return badTarget(block, c);
-        const target = findBlock(rip);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveTo(rip);
-        block = target;
+        const first = indirect(base, rip);
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.CALL_RM: {
         let rip: u64;
-        if (load<u8>(c, Record.RM) != 0xff) rip = load<u64>(rm64(base, c));
+        if (<u32>load<u8>(c, Record.RM) != NO_REGISTER) rip = load<u64>(rm64(base, c));
         else {
           const from = readPointer<u64>(tlb, c, effectiveAddress(base, c));
           if (!from) return leave(block, c, Status.FAULT);
@@ -519,186 +408,121 @@ export function execute(start: usize): u32 {
         }
         if (!isCanonical(rip)) return badTarget(block, c);
         if (!pushFast(base, tlb, c, next(block, c))) return leave(block, c, Status.FAULT);
-        const target = findBlock(rip);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveTo(rip);
-        block = target;
+        const first = indirect(base, rip);
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC: {
-        const taken = overflow(base);
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, overflow(base));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 1: {
-        const taken = !overflow(base);
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, !overflow(base));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 2: {
-        const taken = below(base);
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, below(base));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 3: {
-        const taken = !below(base);
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, !below(base));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 4: {
-        const taken = zero(base);
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, zero(base));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 5: {
-        const taken = !zero(base);
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, !zero(base));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 6: {
-        const taken = below(base) || zero(base);
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, below(base) || zero(base));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 7: {
-        const taken = !(below(base) || zero(base));
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, !(below(base) || zero(base)));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 8: {
-        const taken = sign(base);
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, sign(base));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 9: {
-        const taken = !sign(base);
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, !sign(base));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 10: {
-        const taken = parity(base);
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, parity(base));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 11: {
-        const taken = !parity(base);
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, !parity(base));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 12: {
-        const taken = less(base);
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, less(base));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 13: {
-        const taken = !less(base);
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, !less(base));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 14: {
-        const taken = zero(base) || less(base);
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, zero(base) || less(base));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }
       case Operation.JCC + 15: {
-        const taken = !(zero(base) || less(base));
-        const link = taken ? c + Record.LINK : c + Record.LINK_ELSE;
-        let target: usize = load<u32>(link);
-        if (!target) target = followConditional(block, c, link, taken);
-        const first = target ? enter(base, target) : 0;
-        if (!first) return leaveConditional(block, c, taken);
-        block = target;
+        const first = conditional(base, block, c, !(zero(base) || less(base)));
+        if (!first) return Status.JUMP;
+        block = first - Block.HEADER;
         c = first;
         continue;
       }

@@ -50,11 +50,19 @@ export function directOffset(): u32 {
  * Takes zeroed storage at `base`. `map` is where the guest frame map of `mapFrames` words lies, `frameFlags` where the
  * machine's frame flags do.
  */
-export function initialize(base: u32, map: u32, mapFrames: u32, frameFlags: u32, physicalBits: u32): void {
+export function initialize(
+  base: u32,
+  map: u32,
+  mapFrames: u32,
+  frameFlags: u32,
+  physicalBits: u32,
+  apicId: u32,
+): void {
   setBase(base);
   store<u32>(cpu, map, State.MAP);
   store<u32>(cpu, mapFrames, State.MAP_FRAMES);
   store<u32>(cpu, frameFlags, State.FRAME_FLAGS);
+  store<u32>(cpu, apicId, State.APIC_ID);
   store<u64>(cpu, 0x000fffffffffffff & ~(((<u64>1) << physicalBits) - 1), State.ADDRESS_RESERVED);
   forgetBlocks();
   reset(0, 0, 0, 0, 0);
@@ -131,7 +139,7 @@ export function getSpecial(which: u32): u64 {
   return load<u64>(cpu + specialOffset(which));
 }
 
-/** No checks: the host sets what it likes. The selectors follow a change of CPL. */
+/** No checks: the host sets what it likes. A new RIP ends a halt, a change of CPL brings Linux's selectors with it. */
 export function setSpecial(which: u32, value: u64): void {
   if (which == Special.RFLAGS) setAllFlags(value);
   else if (which == Special.CR8) writeTaskPriority(<u32>value);
@@ -142,6 +150,9 @@ export function setSpecial(which: u32, value: u64): void {
     }
     store<u32>(cpu, <u32>value, State.CPL);
   } else store<u64>(cpu + specialOffset(which), value);
+  if (which == Special.RIP && load<u32>(cpu, State.ACTIVITY) == Activity.HALTED) {
+    store<u32>(cpu, Activity.RUNNING, State.ACTIVITY);
+  }
   flushTlb();
   selectMode();
 }
@@ -180,6 +191,8 @@ export function run(limit: f64): u32 {
   store<i64>(cpu, <i64>limit, State.REMAINING);
   store<u64>(cpu, 0, State.DELIVERIES);
   store<u32>(cpu, Attention.POLL, State.ATTENTION);
+  // Still there when a host function threw through the last slice.
+  endBreak();
   const exit = runSlice();
   const spent = load<u64>(cpu, State.SLICE) - load<u64>(cpu, State.REMAINING) - load<u64>(cpu, State.DELIVERIES);
   store<u64>(cpu, load<u64>(cpu, State.RETIRED) + spent, State.RETIRED);
@@ -200,7 +213,6 @@ function runSlice(): u32 {
       const vector = enabled ? pendingInterrupt() : -1;
       if (vector >= 0) {
         acknowledgeInterrupt(vector);
-        store<u32>(cpu, Activity.RUNNING, State.ACTIVITY);
         deliver(vector, Origin.EXTERNAL, false, 0);
         continue;
       }

@@ -124,6 +124,7 @@ export function deliver(vector: u32, origin: u32, hasError: bool, error: u32): v
   store<u64>(cpu, load<u64>(cpu, State.DELIVERIES) + 1, State.DELIVERIES);
   store<u32>(cpu, 0, State.LINK_FROM);
   store<u32>(cpu, 0, State.SHADOW);
+  store<u32>(cpu, Activity.RUNNING, State.ACTIVITY);
   let from = origin;
   let current = vector;
   let withError = hasError;

@@ -19,8 +19,11 @@ const enum Msr {
   TSC_AUX = 0xc0000103,
 }
 
-/** Enabled, bootstrap processor, at its usual address. It does not move. */
-const APIC_BASE_VALUE: u64 = 0xfee00900;
+/** Enabled, at its usual address; bit 8 says that this is the bootstrap processor. It does not move. */
+function apicBase(): u64 {
+  return load<u32>(cpu, State.APIC_ID) ? 0xfee00800 : 0xfee00900;
+}
+
 /** IA32_PASID: the PASID and its valid bit. */
 const PASID_BITS: u64 = 0x800fffff;
 
@@ -61,7 +64,7 @@ export function readMsr(tsc: u64): u32 {
   const at = storage(index);
   if (at) value = load<u64>(cpu + at);
   else if (index == Msr.TSC) value = tsc;
-  else if (index == Msr.APIC_BASE) value = APIC_BASE_VALUE;
+  else if (index == Msr.APIC_BASE) value = apicBase();
   else if (index == Msr.MICROCODE) value = 0;
   else return generalProtection();
   setRegister(Slot.RAX, value & 0xffffffff);
@@ -88,7 +91,7 @@ export function writeMsr(tsc: u64): u32 {
       store<u64>(cpu, load<u64>(cpu, State.TSC_OFFSET) + value - tsc, State.TSC_OFFSET);
       return Status.NEXT;
     case Msr.APIC_BASE:
-      return value == APIC_BASE_VALUE ? <u32>Status.NEXT : generalProtection();
+      return value == apicBase() ? <u32>Status.NEXT : generalProtection();
     case Msr.MICROCODE:
       return Status.NEXT;
     case Msr.PAT:

@@ -96,6 +96,8 @@ export const enum State {
   /** Bits of a paging-structure entry that must be zero because no such physical address exists. */
   ADDRESS_RESERVED = 696,
   ARENA_NEXT = 704,
+  /** Initial APIC id, as CPUID tells it. */
+  APIC_ID = 720,
   /** Where a software interrupt stands, for exceptions on its way. */
   SOFTWARE_RIP = 712,
   /** 1 when a translation cache holds a part of a large page. */

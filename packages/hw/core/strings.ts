@@ -161,9 +161,16 @@ export function stringInstruction(record: usize, next: u64): u32 {
     }
   }
 
+  const result = load<u64>(cpu, State.FLAG_RESULT);
+  const carries = load<u64>(cpu, State.FLAG_CARRIES);
   for (let elements: u32 = 0; elements < STEP_ELEMENTS; elements++) {
     const status = element(record, kind, size, short);
-    if (status != Status.NEXT) return status;
+    if (status != Status.NEXT) {
+      // The flags are those from before the instruction.
+      store<u64>(cpu, result, State.FLAG_RESULT);
+      store<u64>(cpu, carries, State.FLAG_CARRIES);
+      return status;
+    }
     if (usesSource) advance(Slot.RSI, step, short);
     if (usesTarget) advance(Slot.RDI, step, short);
     if (!repeated) return Status.NEXT;

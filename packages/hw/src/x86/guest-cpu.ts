@@ -62,7 +62,7 @@ export type CpuRegisters = {
 };
 
 export type GuestCpu = {
-  /** Retired instructions since reset. */
+  /** Retired instructions since reset; within a slice those up to its start. */
   readonly instructions: bigint;
   /** The PASID of an ENQCMD that ended in a 'pasid' exit. */
   readonly faultingPasid: number;
@@ -92,8 +92,13 @@ export type GuestCpu = {
   /** After a 'pasid' exit: when the core runs again, that ENQCMD ends with Retry (ZF = 1) and is sent nowhere. */
   refuseCommand(): void;
 
-  /** Enters long mode directly: paging on with this CR3, ring 0, interrupts off, flat segments, at `rip`. */
+  /**
+   * Enters long mode directly: paging on with this CR3, ring 0, interrupts off, flat segments, at `rip`. CR0 is PG, WP,
+   * NE, ET, PE; CR4 is PAE; EFER is LME, LMA, NXE; CS 0x10 and SS 0x18, with no descriptor tables behind them yet.
+   */
   resetToLongMode(state: { rip: bigint; cr3: bigint; rsp: bigint; rdi?: bigint; rsi?: bigint }): void;
+  /** As they are between two slices. */
   readRegisters(): CpuRegisters;
+  /** Sets all of them, unchecked, and ends a halt. */
   writeRegisters(registers: CpuRegisters): void;
 };

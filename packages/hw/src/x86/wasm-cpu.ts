@@ -4,7 +4,7 @@
  */
 
 import type { AccessWidth } from '../memory/mmio.ts';
-import type { PhysicalMemory } from '../memory/physical-memory.ts';
+import { FRAME_HAS_CODE, type PhysicalMemory } from '../memory/physical-memory.ts';
 import { hex, toU64, type U64 } from '../u64.ts';
 import { coreModule } from './core.wasm.ts';
 import type { CpuBus, CpuExit, CpuRegisters, GuestCpu, InterruptSource } from './guest-cpu.ts';
@@ -13,7 +13,14 @@ import type { CpuBus, CpuExit, CpuRegisters, GuestCpu, InterruptSource } from '.
 type Core = {
   storageSize(): number;
   directOffset(): number;
-  initialize(base: number, map: number, mapFrames: number, frameFlags: number, physicalBits: number): void;
+  initialize(
+    base: number,
+    map: number,
+    mapFrames: number,
+    frameFlags: number,
+    physicalBits: number,
+    apicId: number,
+  ): void;
   reset(rip: bigint, cr3: bigint, rsp: bigint, rdi: bigint, rsi: bigint): void;
   getSpecial(which: number): bigint;
   setSpecial(which: number, value: bigint): void;
@@ -45,6 +52,8 @@ export type WasmCpuOptions = {
   guestFrames: number;
   /** MAXPHYADDR, 36..52; 52 by default. Higher address bits are reserved in paging entries. */
   physicalAddressBits?: number;
+  /** Initial APIC id that CPUID tells, 0..254; 0, the bootstrap processor, by default. */
+  apicId?: number;
 };
 
 /** What `translate` found. */
@@ -54,6 +63,24 @@ export type TranslationResult =
   | { readonly errorCode: number | null };
 
 let compiled: WebAssembly.Module | null = null;
+
+/** Reserved storage of disposed cores, by size, for the next cores of the same memory. */
+const pools: WeakMap<PhysicalMemory, Map<number, number[]>> = new WeakMap();
+
+function freeStorage(memory: PhysicalMemory, size: number): number[] {
+  let bySize = pools.get(memory);
+  if (bySize === undefined) pools.set(memory, (bySize = new Map()));
+  let offsets = bySize.get(size);
+  if (offsets === undefined) bySize.set(size, (offsets = []));
+  return offsets;
+}
+
+/** Zeroed storage of `size` bytes. @throws {RangeError} when the memory's reserved storage is used up */
+function takeStorage(memory: PhysicalMemory, size: number): number {
+  const offset = freeStorage(memory, size).pop() ?? memory.reserve(size, 4096);
+  memory.bytes.fill(0, offset, offset + size);
+  return offset;
+}
 
 /** The module is compiled once for all cores. */
 function compile(): WebAssembly.Module {
@@ -74,13 +101,14 @@ export class WasmCpu implements GuestCpu {
   private readonly gpr: BigUint64Array;
   private pasids: ReadonlyMap<number, number> | null = null;
   private running = false;
+  private disposed = false;
   /** The next ENQCMD without an entry ends with Retry. */
   private refusing = false;
   /** CR8 where the interrupt source has no task priority. */
   private taskPriority = 0;
 
   constructor(options: WasmCpuOptions) {
-    const { memory, bus, interrupts, guestFrames, physicalAddressBits = 52 } = options;
+    const { memory, bus, interrupts, guestFrames, physicalAddressBits = 52, apicId = 0 } = options;
     if (!(physicalAddressBits >= 36 && physicalAddressBits <= 52)) {
       throw new RangeError(`not a physical address width: ${physicalAddressBits}`);
     }
@@ -108,17 +136,18 @@ export class WasmCpu implements GuestCpu {
     };
     const instance = new WebAssembly.Instance(compile(), { env: { memory: memory.wasm }, host });
     this.core = instance.exports as unknown as Core;
-    const base = memory.reserve(this.core.storageSize(), 4096);
-    const map = memory.reserve(guestFrames * 4, 8);
-    memory.bytes.fill(0, base, base + this.core.storageSize());
+    const base = takeStorage(memory, this.core.storageSize());
+    const map = takeStorage(memory, guestFrames * 4);
     this.map = new Uint32Array(memory.wasm.buffer, map, guestFrames);
-    this.map.fill(0);
     this.gpr = new BigUint64Array(memory.wasm.buffer, base, 16);
     const directStart = base + this.core.directOffset();
     direct.data = memory.bytes.subarray(directStart, directStart + 64);
-    this.core.initialize(base, map, guestFrames, memory.frameFlagsOffset, physicalAddressBits);
+    this.core.initialize(base, map, guestFrames, memory.frameFlagsOffset, physicalAddressBits, apicId);
     // Another core may have taken the flag away already: each looks for blocks of its own.
-    memory.onFlaggedWrite((pfn) => this.core.frameWritten(pfn));
+    memory.onFlaggedWrite((pfn) => {
+      if (!this.disposed) this.core.frameWritten(pfn);
+      else memory.frameFlags[pfn] = (memory.frameFlags[pfn] as number) & ~FRAME_HAS_CODE;
+    });
   }
 
   get instructions(): bigint {
@@ -151,6 +180,7 @@ export class WasmCpu implements GuestCpu {
 
   run(limit: number): CpuExit {
     if (this.running) throw new Error('the core runs already: a bus callback must not run it');
+    if (this.disposed) throw new Error('the core has been disposed of');
     if (!(Number.isSafeInteger(limit) && limit >= 0)) throw new RangeError(`not an instruction count: ${limit}`);
     this.running = true;
     try {
@@ -227,6 +257,15 @@ export class WasmCpu implements GuestCpu {
     const { refusing } = this;
     this.refusing = false;
     return refusing ? -2 : -1;
+  }
+
+  /** Gives the core's reserved storage to the next core of this memory. Nothing may be done with it any more. */
+  dispose(): void {
+    if (this.disposed) return;
+    if (this.running) throw new Error('the core runs: a bus callback must not dispose of it');
+    this.disposed = true;
+    freeStorage(this.memory, this.core.storageSize()).push(this.gpr.byteOffset);
+    freeStorage(this.memory, this.map.byteLength).push(this.map.byteOffset);
   }
 
   private checkFrames(gfn: number, frames: number): void {

@@ -1,6 +1,8 @@
 /** The core against the processor of this machine: the same random sequences leave the same state. */
 
-import { expect, test } from 'vitest';
+import { rmSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { afterAll, expect, test } from 'vitest';
 import { CpuFixture, PRESENT, USER, WRITABLE } from '../support/cpu-fixture.ts';
 import { Random } from '../support/random.ts';
 import {
@@ -108,6 +110,7 @@ if (runner.path === null) {
   test.skip(`${title} (skipped: ${runner.reason})`, () => {});
 } else {
   const { path } = runner;
+  afterAll(() => rmSync(dirname(path), { recursive: true }));
   const lacking = skipped.length === 0 ? '' : ` (not on this processor: ${skipped.join('; ')})`;
   test(`${title}${lacking}`, { timeout: 120_000 }, () => {
     const guest = new Guest();
@@ -131,7 +134,7 @@ if (runner.path === null) {
         expect(Buffer.compare(found.stack, expected.stack), `stack of ${message}`).toBe(0);
       });
     }
-    // Some sequences end early, in #DE or #UD, most do not.
+    // Some sequences end early, in #DE, #UD or #PF, most do not.
     expect(faults).toBeGreaterThan(0);
     expect(faults).toBeLessThan(SEQUENCES / 4);
   });
