@@ -9,7 +9,10 @@
  * its owner.
  */
 
-/** Words of an entry: page (low; high with the size above), epoch, frame (27 bits low, 13 high), owner's words. */
+/**
+ * Words of an entry: page (low; high with the size above), epoch, frame (27 bits, less the low part of the page; 13 bits
+ * above), owner's words.
+ */
 const PAGE_HIGH = 1;
 const EPOCH = 2;
 const FRAME = 3;
@@ -74,9 +77,8 @@ export class TranslationCache {
 
   /** Frame number of the page that was probed. */
   pfn(at: number, pageLow: number): number {
-    const entries = this.entries;
-    const frame = entries[at | FRAME]! + (pageLow - entries[at]!);
-    const high = entries[at | FRAME_HIGH]!;
+    const frame = (this.entries[at | FRAME]! + pageLow) | 0;
+    const high = this.entries[at | FRAME_HIGH]!;
     return high === 0 ? frame : high * 0x8000000 + frame;
   }
 
@@ -128,7 +130,8 @@ export class TranslationCache {
     entries[at | EPOCH] = epoch;
     const frameHigh = pfn < 0x8000000 ? 0 : Math.floor(pfn / 0x8000000);
     entries[at | FRAME_HIGH] = frameHigh;
-    entries[at | FRAME] = (frameHigh === 0 ? pfn : pfn % 0x8000000) & FRAME_LOW_MASK & -(1 << size);
+    const frame = (frameHigh === 0 ? pfn : pfn % 0x8000000) & FRAME_LOW_MASK & -(1 << size);
+    entries[at | FRAME] = frame - low;
     entries[at | RIGHTS] = rights;
     entries[at | EXTRA] = extra;
   }

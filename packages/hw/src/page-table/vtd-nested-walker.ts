@@ -59,6 +59,11 @@ export class VtdNestedWalker extends WalkResult {
   private readonly words: Int32Array;
   private readonly ramFrames: number;
   private readonly addressHigh: number;
+  /** The control bits that the masks of the fast path are for. */
+  private control = -1;
+  private plain = 0;
+  private tableMask = 0;
+  private refused = 0;
   private readonly leafReserved: Int32Array = new Int32Array(5);
   private readonly tableReserved: Int32Array = new Int32Array(5);
   /** Host and guest frames of the tables on the way of the slow path, by level. */
@@ -117,9 +122,10 @@ export class VtdNestedWalker extends WalkResult {
   ): number {
     const words = this.words;
     const stage2 = this.stage2;
-    const plain = plainTable(control);
-    const refused = reservedHigh(control) | this.addressHigh | FAR_HIGH;
-    const tableMask = plain | NOT_PLAIN_TABLE;
+    if (control !== this.control) this.take(control);
+    const plain = this.plain;
+    const tableMask = this.tableMask;
+    const refused = this.refused;
     let gfn = tableGfn;
     let table = tablePfn;
     let at = level;
@@ -179,6 +185,13 @@ export class VtdNestedWalker extends WalkResult {
     const written = writtenBit(control);
     const rights = (this.leafLow & written) === written ? this.rights : this.rights & ~RIGHTS_WRITE;
     return rights & this.stage2.cacheableRights(control);
+  }
+
+  private take(control: number): void {
+    this.control = control;
+    this.plain = plainTable(control);
+    this.tableMask = this.plain | NOT_PLAIN_TABLE;
+    this.refused = reservedHigh(control) | this.addressHigh | FAR_HIGH;
   }
 
   private slow(

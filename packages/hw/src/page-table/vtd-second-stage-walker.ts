@@ -9,7 +9,7 @@
  */
 
 import type { PhysicalMemory } from '../memory/physical-memory.ts';
-import { ACCESS_WRITE } from '../pci/transaction.ts';
+import { ACCESS_READ, ACCESS_WRITE } from '../pci/transaction.ts';
 import {
   inRange,
   isLarge,
@@ -52,11 +52,19 @@ export class VtdSecondStageWalker extends WalkResult {
   private readonly addressHigh: number;
   /** Reserved low bits by level, of leaves and of entries that point to tables. */
   private readonly leafReserved: Int32Array = new Int32Array(5);
+  private readonly pageReserved: number;
   private readonly tableReserved: Int32Array = new Int32Array(5);
   /** Frames of the tables on the way of the slow path, by level. */
   private readonly path: Float64Array = new Float64Array(5);
   private low = 0;
   private high = 0;
+  /** The control bits that the masks of the fast path are for. */
+  private control = -1;
+  /** Low bits that are set in an entry with nothing to see to; low and high bits looked at in those that point to tables. */
+  private plain = 0;
+  private tableMask = 0;
+  private tableHigh = 0;
+  private leafHigh = 0;
 
   constructor(memory: PhysicalMemory, options: WalkerOptions = {}) {
     super();
@@ -64,6 +72,7 @@ export class VtdSecondStageWalker extends WalkResult {
     this.words = memory.words;
     this.ramFrames = memory.ramFrames;
     this.addressHigh = reservedAddressHigh(options.physicalBits ?? 52);
+    this.pageReserved = reservedLeaf(0, options.snoopControl ?? true);
     const { page2M = true, page1G = true, snoopControl = true } = options;
     const has = [true, page2M, page1G];
     for (let level = 0; level < 5; level++) {
@@ -78,7 +87,96 @@ export class VtdSecondStageWalker extends WalkResult {
    */
   walk(rootPfn: number, topLevel: number, pageHigh: number, pageLow: number, access: number, control: number): number {
     if (!inRange(topLevel, pageHigh)) return this.fail(WALK_OUT_OF_RANGE, topLevel, rootPfn, 0);
-    return this.resume(rootPfn, topLevel, -1, 0, pageHigh, pageLow, access, control);
+    const words = this.words;
+    const frames = this.ramFrames;
+    if (control !== this.control) this.take(control);
+    const plain = this.plain;
+    const tableMask = this.tableMask;
+    const tableHigh = this.tableHigh;
+    let table = rootPfn;
+    let all = -1;
+    let any = 0;
+    let low = 0;
+    let high = 0;
+    let entry = 0;
+    if (topLevel > 3) {
+      if (table >= frames) {
+        return this.resume(rootPfn, topLevel, -1, 0, pageHigh, pageLow, access, control);
+      }
+      entry = (table << 10) | ((pageHigh >> 8) & 0x3fe);
+      low = words[entry]!;
+      high = words[entry | 1]!;
+      if ((((low ^ plain) & tableMask) | (high & tableHigh)) !== 0) {
+        return this.resume(rootPfn, topLevel, -1, 0, pageHigh, pageLow, access, control);
+      }
+      all &= low;
+      any |= high;
+      table = low >>> 12;
+    }
+    if (topLevel > 2) {
+      if (table >= frames) {
+        return this.resume(rootPfn, topLevel, -1, 0, pageHigh, pageLow, access, control);
+      }
+      entry = (table << 10) | ((pageHigh << 1) & 0x3fe);
+      low = words[entry]!;
+      high = words[entry | 1]!;
+      if ((((low ^ plain) & tableMask) | (high & tableHigh)) !== 0) {
+        return this.resume(rootPfn, topLevel, -1, 0, pageHigh, pageLow, access, control);
+      }
+      all &= low;
+      any |= high;
+      table = low >>> 12;
+    }
+    if (table >= frames) {
+      return this.resume(rootPfn, topLevel, -1, 0, pageHigh, pageLow, access, control);
+    }
+    entry = (table << 10) | ((pageLow >> 17) & 0x3fe);
+    low = words[entry]!;
+    high = words[entry | 1]!;
+    if ((((low ^ plain) & tableMask) | (high & tableHigh)) !== 0) {
+      return this.resume(rootPfn, topLevel, -1, 0, pageHigh, pageLow, access, control);
+    }
+    all &= low;
+    any |= high;
+    table = low >>> 12;
+    if (table >= frames) {
+      return this.resume(rootPfn, topLevel, -1, 0, pageHigh, pageLow, access, control);
+    }
+    entry = (table << 10) | ((pageLow >> 8) & 0x3fe);
+    low = words[entry]!;
+    high = words[entry | 1]!;
+    if ((((low ^ plain) & tableMask) | (high & tableHigh)) !== 0) {
+      return this.resume(rootPfn, topLevel, -1, 0, pageHigh, pageLow, access, control);
+    }
+    all &= low;
+    any |= high;
+    table = low >>> 12;
+    if (table >= frames) {
+      return this.resume(rootPfn, topLevel, -1, 0, pageHigh, pageLow, access, control);
+    }
+    entry = (table << 10) | ((pageLow << 1) & 0x3fe);
+    low = words[entry]!;
+    high = words[entry | 1]!;
+    const written = (access & ACCESS_WRITE) !== 0 ? writtenBit(control) : 0;
+    const leafPlain = plain | written;
+    const rights = rightsOf(all & low, any | high, control);
+    if (
+      (((low ^ leafPlain) & (leafPlain | this.pageReserved)) | (high & this.leafHigh)) !== 0 ||
+      (rights & RIGHTS_DATA) === 0 ||
+      !allows(rights, access)
+    ) {
+      return this.resume(rootPfn, topLevel, -1, 0, pageHigh, pageLow, access, control);
+    }
+    this.pfn = (low >>> 12) | (high << 20);
+    this.sizeLg2 = 12;
+    this.rights = rights;
+    this.leafLow = low;
+    this.tablePfn = table;
+    this.tableLevel = 0;
+    this.tableAll = all;
+    this.tableAny = any;
+    this.reads += topLevel + 1;
+    return WALK_OK;
   }
 
   /**
@@ -97,10 +195,10 @@ export class VtdSecondStageWalker extends WalkResult {
   ): number {
     const words = this.words;
     const frames = this.ramFrames;
-    const plain = plainTable(control);
-    const refused = reservedHigh(control);
-    const tableMask = plain | NOT_PLAIN_TABLE;
-    const tableHigh = refused | FAR_TABLE_HIGH;
+    if (control !== this.control) this.take(control);
+    const plain = this.plain;
+    const tableMask = this.tableMask;
+    const tableHigh = this.tableHigh;
     let table = tablePfn;
     let at = level;
     let onAll = all;
@@ -136,7 +234,7 @@ export class VtdSecondStageWalker extends WalkResult {
     const leafMask = leafPlain | this.leafReserved[at]!;
     const rights = rightsOf(onAll & low, onAny | high, control);
     if (
-      (((low ^ leafPlain) & leafMask) | (high & (this.addressHigh | refused | FAR_LEAF_HIGH))) !== 0 ||
+      (((low ^ leafPlain) & leafMask) | (high & this.leafHigh)) !== 0 ||
       (at !== 0 && !isLarge(low)) ||
       (rights & RIGHTS_DATA) === 0 ||
       !allows(rights, access)
@@ -157,62 +255,98 @@ export class VtdSecondStageWalker extends WalkResult {
   }
 
   /**
-   * The frame behind a page that can be read without anything to see to, or -1: then `walk` says more. What a walk of
-   * another stage asks for each of its tables; leaves nothing in the fields.
+   * A walk to read, of which only the frame is wanted: gives it, or -1 where `walk` gives a reason. What a walk of
+   * another stage asks for each of its tables; what it leaves in the fields is undefined.
    */
   frame(rootPfn: number, topLevel: number, pageHigh: number, pageLow: number, control: number): number {
+    if (!inRange(topLevel, pageHigh)) return -1;
     const words = this.words;
     const frames = this.ramFrames;
-    const plain = plainTable(control);
-    const refused = reservedHigh(control);
-    const tableMask = plain | NOT_PLAIN_TABLE;
-    const tableHigh = refused | FAR_TABLE_HIGH;
+    if (control !== this.control) this.take(control);
+    const plain = this.plain;
+    const tableMask = this.tableMask;
+    const tableHigh = this.tableHigh;
     let table = rootPfn;
-    let at = topLevel;
     let all = -1;
     let any = 0;
     let low = 0;
     let high = 0;
-    if (!inRange(topLevel, pageHigh)) return -1;
-    while (at > 2) {
-      if (table >= frames) return -1;
-      const entry = (table << 10) | (((pageHigh >> (9 * at - 27)) & 511) << 1);
+    let entry = 0;
+    if (topLevel > 3) {
+      if (table >= frames) return this.frameSlowly(rootPfn, topLevel, pageHigh, pageLow, control);
+      entry = (table << 10) | ((pageHigh >> 8) & 0x3fe);
       low = words[entry]!;
       high = words[entry | 1]!;
-      if ((((low ^ plain) & tableMask) | (high & tableHigh)) !== 0) return -1;
+      if ((((low ^ plain) & tableMask) | (high & tableHigh)) !== 0) {
+        return this.frameSlowly(rootPfn, topLevel, pageHigh, pageLow, control);
+      }
       all &= low;
       any |= high;
       table = low >>> 12;
-      at--;
     }
-    for (;;) {
-      if (table >= frames) return -1;
-      const entry = (table << 10) | (((pageLow >> (9 * at)) & 511) << 1);
+    if (topLevel > 2) {
+      if (table >= frames) return this.frameSlowly(rootPfn, topLevel, pageHigh, pageLow, control);
+      entry = (table << 10) | ((pageHigh << 1) & 0x3fe);
       low = words[entry]!;
       high = words[entry | 1]!;
-      if (at === 0 || (((low ^ plain) & tableMask) | (high & tableHigh)) !== 0) break;
+      if ((((low ^ plain) & tableMask) | (high & tableHigh)) !== 0) {
+        return this.frameSlowly(rootPfn, topLevel, pageHigh, pageLow, control);
+      }
       all &= low;
       any |= high;
       table = low >>> 12;
-      at--;
     }
+    if (table >= frames) return this.frameSlowly(rootPfn, topLevel, pageHigh, pageLow, control);
+    entry = (table << 10) | ((pageLow >> 17) & 0x3fe);
+    low = words[entry]!;
+    high = words[entry | 1]!;
+    if ((((low ^ plain) & tableMask) | (high & tableHigh)) !== 0) {
+      return this.frameSlowly(rootPfn, topLevel, pageHigh, pageLow, control);
+    }
+    all &= low;
+    any |= high;
+    table = low >>> 12;
+    if (table >= frames) return this.frameSlowly(rootPfn, topLevel, pageHigh, pageLow, control);
+    entry = (table << 10) | ((pageLow >> 8) & 0x3fe);
+    low = words[entry]!;
+    high = words[entry | 1]!;
+    if ((((low ^ plain) & tableMask) | (high & tableHigh)) !== 0) {
+      return this.frameSlowly(rootPfn, topLevel, pageHigh, pageLow, control);
+    }
+    all &= low;
+    any |= high;
+    table = low >>> 12;
+    if (table >= frames) return this.frameSlowly(rootPfn, topLevel, pageHigh, pageLow, control);
+    entry = (table << 10) | ((pageLow << 1) & 0x3fe);
+    low = words[entry]!;
+    high = words[entry | 1]!;
     if (
-      (((low ^ plain) & (plain | this.leafReserved[at]!)) | (high & (this.addressHigh | refused | FAR_LEAF_HIGH))) !==
-        0 ||
-      (at !== 0 && !isLarge(low)) ||
-      (rightsOf(all & low, any | high, control) & 1) === 0
+      (((low ^ plain) & (plain | this.pageReserved)) | (high & this.leafHigh)) !== 0 ||
+      (rightsOf(all & low, any | high, control) & ACCESS_READ) === 0
     ) {
-      return -1;
+      return this.frameSlowly(rootPfn, topLevel, pageHigh, pageLow, control);
     }
-    this.reads += topLevel - at + 1;
-    const inside = (1 << (9 * at)) - 1;
-    return (((low >>> 12) | (high << 20)) & ~inside) | (pageLow & inside);
+    this.reads += topLevel + 1;
+    return (low >>> 12) | (high << 20);
+  }
+
+  /** `frame` where there is something to see to. */
+  private frameSlowly(rootPfn: number, topLevel: number, pageHigh: number, pageLow: number, control: number): number {
+    return this.resume(rootPfn, topLevel, -1, 0, pageHigh, pageLow, ACCESS_READ, control) === WALK_OK ? this.pfn : -1;
   }
 
   /** The rights that may be cached: without those to write while the leaf still has to be marked dirty by a walk. */
   cacheableRights(control: number): number {
     const written = writtenBit(control);
     return (this.leafLow & written) === written ? this.rights : this.rights & ~RIGHTS_WRITE;
+  }
+
+  private take(control: number): void {
+    this.control = control;
+    this.plain = plainTable(control);
+    this.tableMask = this.plain | NOT_PLAIN_TABLE;
+    this.tableHigh = reservedHigh(control) | FAR_TABLE_HIGH;
+    this.leafHigh = reservedHigh(control) | this.addressHigh | FAR_LEAF_HIGH;
   }
 
   private slow(

@@ -2,7 +2,9 @@
 
 import { ACCESS_READ, ACCESS_WRITE } from '@iommukit/hw';
 import { type Process, Processes } from '@iommukit/iommu-core';
+// @boundaries-ignore the tests of this layer run on the test machine of the layer below
 import { Machine, type MachineOptions } from '../../../iommu-core/test/support/machine.ts';
+// @boundaries-ignore the tests of this layer run on the test machine of the layer below
 import type { TestDevice } from '../../../iommu-core/test/support/test-device.ts';
 import { IommufdClient } from '../../src/client.ts';
 import { bindDevice, type IommufdDevice } from '../../src/device.ts';

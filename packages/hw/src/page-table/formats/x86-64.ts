@@ -16,7 +16,6 @@ const ACCESSED = 1 << 5;
 const DIRTY = 1 << 6;
 const LARGE = 1 << 7;
 const GLOBAL = 1 << 8;
-const EXTENDED_ACCESSED = 1 << 10;
 const NO_EXECUTE_HIGH = 1 << 31;
 
 export const x86_64: PageTableFormat = {
@@ -51,9 +50,9 @@ export function isPresent(low: number): boolean {
   return (low & PRESENT) !== 0;
 }
 
-/** Bits that hardware sets in every entry it uses. */
+/** Bits that hardware sets in every entry it uses; bit 10 is the extended-accessed one. */
 export function usedBits(control: number): number {
-  return (control & CONTROL_EXTENDED_ACCESSED) !== 0 ? ACCESSED | EXTENDED_ACCESSED : ACCESSED;
+  return ACCESSED | ((control & CONTROL_EXTENDED_ACCESSED) << 7);
 }
 
 /** The bit that hardware sets in a leaf on a write; 0 when it does not keep one. */
@@ -69,7 +68,7 @@ export const NOT_PLAIN_TABLE: number = LARGE;
 
 /** Bits of the high half that must be clear, besides those of the address. */
 export function reservedHigh(control: number): number {
-  return (control & CONTROL_NO_EXECUTE) !== 0 ? 0 : NO_EXECUTE_HIGH;
+  return (~control & CONTROL_NO_EXECUTE) << 30;
 }
 
 /** Reserved low bits of an entry that points to a table. */
