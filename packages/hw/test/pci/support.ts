@@ -82,8 +82,6 @@ export class TableAgent implements TranslationAgent {
   }
 }
 
-export type TestMachine = ReturnType<typeof machine>;
-
 export function machine(options: Partial<PciFabricOptions> = {}) {
   const memory = new PhysicalMemory({ ramBytes: 4 << 20, reservedBytes: 1 << 20 });
   const scheduler = new Scheduler();

@@ -14,7 +14,6 @@ export const CONFIG_SIZE = 4096;
 export const COMMAND = 0x04;
 export const COMMAND_MEMORY: number = 1 << 1;
 export const COMMAND_INTX_DISABLE: number = 1 << 10;
-export const HEADER_TYPE = 0x0e;
 export const BAR0 = 0x10;
 export const ROM_ADDRESS = 0x30;
 export const INTERRUPT_PIN = 0x3d;
