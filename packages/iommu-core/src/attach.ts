@@ -63,12 +63,7 @@ export function setCoreDomain(group: IommuGroup): void {
   if (old === domain) return;
   for (const device of group.devices) {
     if (device.inReset) continue;
-    try {
-      attachDevice(device, domain, old);
-    } catch (error) {
-      if (!(error instanceof SysError)) throw error;
-      attachDevice(device, group.blockingDomain, old);
-    }
+    attachOrBlock(device, domain, old);
   }
 }
 
@@ -93,10 +88,20 @@ export function setGroupDomain(group: IommuGroup, domain: Domain, call: string):
       done.push(device);
     }
   } catch (error) {
-    for (const device of done.reverse()) attachDevice(device, old, domain);
+    for (const device of done.reverse()) attachOrBlock(device, old, domain);
     throw error;
   }
   group.domain = domain;
+}
+
+/** A step that cannot be refused: what cannot be attached is blocked. */
+function attachOrBlock(device: Device, domain: Domain, old: Domain): void {
+  try {
+    attachDevice(device, domain, old);
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error;
+    attachDevice(device, device.group.blockingDomain, old);
+  }
 }
 
 /** One device's share of an attachment. @throws {SysError} the driver's errors */

@@ -105,13 +105,22 @@ export function moveDevices(devices: readonly Device[], pasid: number, domain: D
       traceMove(device, pasid, domain, old);
     }
   } catch (error) {
-    for (const device of done.reverse()) {
-      const back = old ?? device.driver.blockedDomain;
-      device.driver.attachPasid!(back, device, pasid, domain);
-      traceMove(device, pasid, back, domain);
-    }
+    for (const device of done.reverse()) moveBack(device, pasid, old ?? device.driver.blockedDomain, domain);
     throw error;
   }
+}
+
+/** What cannot go back, because the device has stopped answering, is blocked. */
+function moveBack(device: Device, pasid: number, old: Domain, domain: Domain): void {
+  let back = old;
+  try {
+    device.driver.attachPasid!(back, device, pasid, domain);
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error;
+    back = device.driver.blockedDomain;
+    device.driver.attachPasid!(back, device, pasid, domain);
+  }
+  traceMove(device, pasid, back, domain);
 }
 
 /** Clears and drains the entries of all devices. Never fails. */

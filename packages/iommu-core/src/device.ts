@@ -18,7 +18,7 @@ export class Device {
   maxPasids = 0;
   /** PASIDs that this device may issue; written by authorization.ts and pasid-attach.ts. */
   readonly authorizedPasids: Set<number> = new Set();
-  /** True between `prepareReset` and `finishReset`: everything of it is blocked whatever its group is attached to. */
+  /** True while `resetDevice` is under way: everything of it is blocked whatever its group is attached to. */
   inReset = false;
   readonly faults: FaultReports;
 

@@ -29,18 +29,17 @@ export function unuseDefaultDomain(device: Device): void {
 /**
  * `owner`, any object that stands for a user, takes the DMA of the device's group, which is blocked until the owner
  * attaches something. The same owner may claim again, for each of its devices.
- * @throws {SysError} EPERM another owner has it; EBUSY kernel drivers use it, it is not at its default domain, or PASIDs
- * are attached; EINVAL a device's memory must stay mapped one to one
+ * @throws {SysError} EPERM another owner has it, or kernel drivers use it; EBUSY it is not at its default domain, or
+ * PASIDs are attached; EINVAL a device's memory must stay mapped one to one
  */
 export function claimDmaOwner(device: Device, owner: object): void {
   const call = 'iommu_device_claim_dma_owner';
   const { group } = device;
-  if (group.owner !== null) {
-    if (group.owner !== owner) throw new SysError('EPERM', call, `the DMA of group ${group.id} has another owner`);
+  if (group.ownerCount > 0) {
+    if (group.owner !== owner) throw new SysError('EPERM', call, `the DMA of group ${group.id} is in other hands`);
     group.ownerCount++;
     return;
   }
-  if (group.ownerCount > 0) throw new SysError('EBUSY', call, `kernel drivers use the DMA of group ${group.id}`);
   checkAtDefault(group, call);
   setGroupDomain(group, group.blockingDomain, call);
   group.owner = owner;

@@ -63,6 +63,6 @@ export { PageCounts } from './process/page-counts.ts';
 export { Process, Processes, type ProcessOptions } from './process/process.ts';
 export { type MapOptions, ProcessMemory } from './process/process-memory.ts';
 export type { Backing, BackingMapper, Region } from './process/region.ts';
-export { finishReset, prepareReset, resetDevice } from './reset-recovery.ts';
+export { resetDevice } from './reset-recovery.ts';
 export { Sva, type SvaHandle } from './sva.ts';
 export type { IommuEvent } from './trace.ts';

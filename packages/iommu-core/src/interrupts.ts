@@ -4,6 +4,7 @@
  */
 
 import type { InterruptSource, MmioHandler } from '@iommukit/hw';
+import { SysError } from './errno.ts';
 import type { InterruptController, MsiMessage } from './kernel.ts';
 
 /** What hw's LocalApic offers to its processor. */
@@ -48,7 +49,7 @@ export class ApicInterrupts implements InterruptController {
       this.handlers.set(vector, handler);
       return { address: MSI_BASE | (this.destination << 12n), data: vector };
     }
-    throw new RangeError(`all vectors ${FIRST_VECTOR}..${LAST_VECTOR} are in use`);
+    throw new SysError('ENOSPC', 'irq_domain_alloc', `all vectors ${FIRST_VECTOR}..${LAST_VECTOR} are in use`);
   }
 
   free(message: MsiMessage): void {

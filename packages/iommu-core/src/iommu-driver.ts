@@ -61,6 +61,8 @@ export type IommuDriver = {
   probeDevice(device: Device): void;
   /** Frees what `probeDevice` made. The device is attached to the blocked domain. Never fails. */
   releaseDevice(device: Device): void;
+  /** The function has been reset: it has nothing cached of any translation. */
+  functionReset(device: Device): void;
   capable(device: Device, capability: Capability): boolean;
   /** Type 0 asks for the driver's own. @throws {SysError} EOPNOTSUPP for a type that the driver does not have */
   hwInfo(device: Device, type: number): HwInfo;

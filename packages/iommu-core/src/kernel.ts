@@ -10,7 +10,7 @@ import { Failpoints } from './failpoint.ts';
 
 /** How an interrupt message reaches a handler of the kernel. */
 export type InterruptController = {
-  /** Allocates a vector for `handler`; gives the message that a device writes to raise it. @throws {RangeError} none left */
+  /** Allocates a vector for `handler`; gives the message that a device writes to raise it. @throws {SysError} ENOSPC */
   allocate(handler: () => void): MsiMessage;
   free(message: MsiMessage): void;
 };
@@ -77,8 +77,11 @@ export class Kernel {
     try {
       return body();
     } finally {
-      this.runWork();
-      this.inCall = false;
+      try {
+        this.runWork();
+      } finally {
+        this.inCall = false;
+      }
     }
   }
 
@@ -87,7 +90,10 @@ export class Kernel {
     this.work.push(action);
   }
 
-  /** Runs queued work, and what that queues. For the machine's loop and for drivers that flush. */
+  /**
+   * Runs queued work, and what that queues. Work does not nest: while one piece waits for hardware the others wait for
+   * it, so no piece may wait for another; what it needs done it calls.
+   */
   runWork(): void {
     if (this.working) return;
     this.working = true;
@@ -105,13 +111,16 @@ export class Kernel {
   relax(what: string, done: () => boolean, timeout = 1_000_000_000): void {
     const deadline = this.scheduler.now + timeout;
     while (!done()) {
+      if (this.work.length > 0 && !this.working) {
+        this.runWork();
+        continue;
+      }
       if (this.scheduler.nextDue > deadline) {
         this.scheduler.runUntil(deadline);
         if (done()) return;
         throw new SysError('ETIMEDOUT', what, `hardware did not answer within ${timeout} ns (at ${hex(deadline)})`);
       }
       this.scheduler.runNext();
-      this.runWork();
     }
   }
 }

@@ -8,6 +8,7 @@ import type { AttachHandle } from './attach-handle.ts';
 import { authorizedDevices, blockDevices, checkPasid, checkPasidDomain, moveDevices } from './authorization.ts';
 import type { Device } from './device.ts';
 import { SysError } from './errno.ts';
+import type { IommuGroup } from './group.ts';
 
 /**
  * Authorises every device of the group that has PASIDs and routes the PASID to `handle.domain`, in one step. The
@@ -21,13 +22,18 @@ export function attachDevicePasid(device: Device, pasid: number, handle: AttachH
   const { group } = device;
   checkPasidDomain(group, handle.domain, call);
   checkPasid(group, pasid, call);
-  if (group.pasidHandles.has(pasid) || authorizedDevices(group, pasid).length > 0) {
+  if (!isUnused(group, pasid)) {
     throw new SysError('EBUSY', call, `PASID ${pasid} of group ${group.id} is in use`);
   }
   const devices = group.pasidDevices;
   moveDevices(devices, pasid, handle.domain, null);
   for (const member of devices) member.authorizedPasids.add(pasid);
   group.pasidHandles.set(pasid, handle);
+}
+
+/** True when neither half of an attachment at `pasid` is there. */
+export function isUnused(group: IommuGroup, pasid: number): boolean {
+  return !group.pasidHandles.has(pasid) && authorizedDevices(group, pasid).length === 0;
 }
 
 /**

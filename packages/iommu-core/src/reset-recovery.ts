@@ -8,7 +8,7 @@ import type { Device } from './device.ts';
 import { SysError } from './errno.ts';
 
 /** Blocks all DMA of `device`. @throws {SysError} EBUSY it is being reset already; the driver's errors */
-export function prepareReset(device: Device): void {
+function prepareReset(device: Device): void {
   const { group, driver } = device;
   if (device.inReset) throw new SysError('EBUSY', 'pci_dev_reset_iommu_prepare', `${device.name} is being reset`);
   driver.attach(driver.blockedDomain, device, group.domain);
@@ -22,7 +22,7 @@ export function prepareReset(device: Device): void {
 }
 
 /** Attaches `device` again to whatever its group is attached to now. What cannot be attached stays blocked. */
-export function finishReset(device: Device): void {
+function finishReset(device: Device): void {
   if (!device.inReset) return;
   const { group, driver } = device;
   device.inReset = false;
@@ -39,6 +39,7 @@ export function resetDevice(device: Device): void {
   prepareReset(device);
   try {
     device.pci.reset();
+    device.driver.functionReset(device);
   } finally {
     finishReset(device);
   }

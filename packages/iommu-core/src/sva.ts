@@ -12,7 +12,7 @@ import type { SvaDomain } from './domain.ts';
 import { SysError } from './errno.ts';
 import type { GlobalPasids } from './global-pasids.ts';
 import type { FaultGroup } from './page-fault.ts';
-import { attachDevicePasid, detachDevicePasid } from './pasid-attach.ts';
+import { attachDevicePasid, detachDevicePasid, isUnused } from './pasid-attach.ts';
 import type { AddressSpace } from './process/address-space.ts';
 
 /** One device's use of one address space; from `bind`, given back by as many `unbind`. */
@@ -66,9 +66,9 @@ export class Sva {
       return present;
     }
     const fresh = space === undefined;
-    // A PASID that a user has attached on this device cannot become the address space's.
+    // A PASID that a user has attached, routed or authorised on this device cannot become the address space's.
     space ??= {
-      pasid: this.pasids.allocate(device.maxPasids, (pasid) => !group.pasidHandles.has(pasid)),
+      pasid: this.pasids.allocate(device.maxPasids, (pasid) => isUnused(group, pasid)),
       bindings: [],
     };
     try {

@@ -55,6 +55,8 @@ export type IommuEvent =
   /** An invalidation descriptor was queued: its type and first two quadwords. */
   | { readonly name: 'qi_submit'; readonly type: number; readonly qw0: bigint; readonly qw1: bigint }
   | { readonly name: 'qi_error'; readonly status: number; readonly detail: bigint }
+  /** The device left an invalidation unanswered and lost the use of what it has cached. */
+  | { readonly name: 'device_tlb_timeout'; readonly rid: number }
   /** A PASID-table entry became present, changed, or went. `domainId` is the hardware's tag. */
   | PasidEntryEvent<'pasid_entry_set'>
   | PasidEntryEvent<'pasid_entry_replace'>

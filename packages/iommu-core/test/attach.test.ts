@@ -7,6 +7,7 @@ import {
   detachGroup,
   releaseDmaOwner,
   replaceGroup,
+  SysError,
   unuseDefaultDomain,
   useDefaultDomain,
 } from '../src/index.ts';
@@ -24,6 +25,27 @@ describe('attachment without PASID', () => {
     detachGroup(group);
     expect(driver.attached.size).toBe(0);
     expect(group.ridHandle).toBeNull();
+  });
+
+  test('a device that cannot go back when another refuses is blocked, and the others go back', () => {
+    const driver = new FakeDriver();
+    const group = fakeGroup(driver, [0, 0, 0]);
+    const old = { domain: driver.domain() };
+    attachGroup(group, old);
+    const attach = driver.attach.bind(driver);
+    driver.attach = (domain, device, from): void => {
+      if (device.rid === 10 && domain !== old.domain) throw new SysError('ENOMEM', 'test', 'the third refuses');
+      if (device.rid === 9 && domain === old.domain) throw new SysError('ETIMEDOUT', 'test', 'no way back');
+      attach(domain, device, from);
+    };
+    expect(refusal(() => replaceGroup(group, { domain: driver.domain() }))).toBe('ENOMEM');
+    expect([group.domain, group.ridHandle]).toEqual([old.domain, old]);
+    expect(driver.attached).toEqual(
+      new Map([
+        ['8', old.domain],
+        ['10', old.domain],
+      ]),
+    );
   });
 
   test('a failing replace keeps every device at the old domain', () => {
@@ -74,7 +96,7 @@ describe('DMA ownership', () => {
     releaseDmaOwner(second);
     expect(group.domain).toBe(group.defaultDomain);
     useDefaultDomain(first);
-    expect(refusal(() => claimDmaOwner(second, owner))).toBe('EBUSY');
+    expect(refusal(() => claimDmaOwner(second, owner))).toBe('EPERM');
     unuseDefaultDomain(first);
     claimDmaOwner(second, owner);
   });

@@ -63,6 +63,24 @@ describe('page faults', () => {
     expect(device.faults.pendingGroups).toBe(0);
   });
 
+  test('X4 part of a group that was sent to one attachment is not delivered to the next at the same PASID', () => {
+    const { device, delivered, domain } = setUp();
+    attachDevicePasid(device, 5, { domain });
+    attachDevicePasid(device, 6, { domain });
+    device.faults.report(fault(6, 2, false));
+    for (const leave of ['detach', 'replace'] as const) {
+      device.faults.report(fault(5, 1, false, 0x1000n));
+      if (leave === 'replace') replaceDevicePasid(device, 5, { domain });
+      else {
+        detachDevicePasid(device, 5);
+        attachDevicePasid(device, 5, { domain });
+      }
+      expect(device.faults.partialFaults).toBe(1);
+      device.faults.report(fault(5, 1, true, 0x2000n));
+      expect(delivered.pop()!.faults.map((one) => one.address)).toEqual([0x2000n]);
+    }
+  });
+
   test('faults go to the PASID, else to an attachment of all PASIDs, else they are answered INVALID', () => {
     const { device, delivered, domain, driver, group } = setUp();
     expect(refusal(() => device.faults.report(fault(5, 1, true)))).toBe('EINVAL');

@@ -2,11 +2,13 @@ import { describe, expect, test } from 'vitest';
 import {
   attachDevicePasid,
   authorizePasid,
+  type Device,
   deauthorizePasid,
   detachDevicePasid,
   type IommuDriver,
   replaceDevicePasid,
   routePasid,
+  SysError,
   unroutePasid,
 } from '../src/index.ts';
 import { FakeDriver, fakeGroup, refusal } from './support/fake-driver.ts';
@@ -43,6 +45,31 @@ describe('attachment with PASID', () => {
     expect(group.devices.every((device) => device.authorizedPasids.size === 0)).toBe(true);
     attachDevicePasid(group.devices[1]!, 4, { domain });
     expect(driver.attached.size).toBe(3);
+  });
+
+  test('a device that cannot go back when another refuses is blocked, and the others go back', () => {
+    const driver = new FakeDriver();
+    const group = fakeGroup(driver, [16, 16, 16]);
+    const [device] = group.devices as [Device];
+    const old = { domain: driver.domain() };
+    attachDevicePasid(device, 4, old);
+    const { attachPasid } = driver;
+    const moves: string[] = [];
+    driver.attachPasid = (domain, member, pasid, from): void => {
+      moves.push(`${member.rid} ${domain.id}`);
+      if (member.rid === 10 && domain !== old.domain) throw new SysError('ENOMEM', 'test', 'the third refuses');
+      if (member.rid === 9 && domain === old.domain) throw new SysError('ETIMEDOUT', 'test', 'no way back');
+      attachPasid(domain, member, pasid, from);
+    };
+    expect(refusal(() => replaceDevicePasid(device, 4, { domain: driver.domain() }))).toBe('ENOMEM');
+    expect(group.handle(4)).toBe(old);
+    expect(driver.attached).toEqual(
+      new Map([
+        ['8/4', old.domain],
+        ['10/4', old.domain],
+      ]),
+    );
+    expect(moves.at(-1)).toBe(`8 ${old.domain.id}`);
   });
 
   test('checks come in the order of the kernel', () => {

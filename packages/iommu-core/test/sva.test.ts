@@ -1,6 +1,6 @@
 import { ACCESS_READ, ACCESS_WRITE, TEST_COMMAND, vtdFault } from '@iommukit/hw';
 import { describe, expect, test } from 'vitest';
-import { attachDevicePasid, type Process, Processes } from '../src/index.ts';
+import { attachDevicePasid, authorizePasid, type Process, Processes, routePasid } from '../src/index.ts';
 import { pagingDomain } from './support/domains.ts';
 import { refusal } from './support/fake-driver.ts';
 import { Machine } from './support/machine.ts';
@@ -114,9 +114,13 @@ describe('shared virtual addressing', () => {
   test('a PASID that a user has attached is not given to a process, nor the other way round', () => {
     const { machine, device, process } = setUp();
     attachDevicePasid(device.device, 1, { domain: pagingDomain(device) });
+    routePasid(device.device.group, 2, { domain: pagingDomain(device) });
+    authorizePasid(device.device, 3);
     const handle = machine.core.sva.bind(device.device, process.addressSpace);
-    expect(handle.pasid).toBe(2);
-    expect(refusal(() => attachDevicePasid(device.device, 2, { domain: pagingDomain(device) }))).toBe('EBUSY');
+    expect(handle.pasid).toBe(4);
+    expect(refusal(() => attachDevicePasid(device.device, 4, { domain: pagingDomain(device) }))).toBe('EBUSY');
+    expect(refusal(() => authorizePasid(device.device, 4))).toBe('EBUSY');
+    expect(refusal(() => routePasid(device.device.group, 4, { domain: pagingDomain(device) }))).toBe('EBUSY');
   });
 
   test('every failure of a bind leaves nothing behind', () => {

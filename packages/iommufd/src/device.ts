@@ -122,7 +122,8 @@ export class IommufdDevice extends IommufdObject {
 /**
  * Takes a device for a context. Its DMA is blocked until it is attached.
  * @throws {SysError} EINVAL DMA is not coherent with CPU caches, or a device of its group must stay mapped one to one;
- * EPERM interrupts are not isolated, or another owner has its group; EBUSY kernel drivers use the group; ENOMEM
+ * EPERM interrupts are not isolated, or its group is in the hands of another owner or of kernel drivers; EBUSY its group
+ * is not at its default domain, or PASIDs are attached; ENOMEM
  */
 export function bindDevice(context: IommufdContext, device: Device): IommufdDevice {
   const call = 'iommufd_device_bind';

@@ -64,38 +64,41 @@ export class IntelIommu implements IommuDriver {
     device.maxPasids = Math.min(function_.pasids, 2 ** capabilities.pasidBits, MAX_PASIDS);
     if (capabilities.pasidBits === 0) device.maxPasids = 0;
     const pasidTable = new PasidTable(kernel, device.maxPasids);
-    const deviceTlb = capabilities.deviceTlb && function_.atsOffset !== 0;
-    const pageRequests = deviceTlb && capabilities.pageRequests && device.maxPasids > 0 && canRequestPages(device);
+    const ats = capabilities.deviceTlb && function_.atsOffset !== 0;
+    const pageRequests = ats && capabilities.pageRequests && device.maxPasids > 0 && canRequestPages(device);
     try {
       pasidTable.reserve(0);
-      unit.contexts.reserve(device.rid);
       if (pageRequests) function_.enablePri();
+      unit.contexts.reserve(device.rid);
     } catch (error) {
+      if (pageRequests) function_.disablePri();
       pasidTable.free();
       throw error;
     }
-    unit.contexts.write(device.rid, {
-      directoryPfn: pasidTable.directoryPfn,
-      directorySize: pasidTable.directorySize,
-      pasids: device.maxPasids > 0,
-      deviceTlb,
-      pageRequests,
-    });
-    unit.flushContext(device.rid);
-    // PASID comes before ATS: once translations are cached, whether requests carry PASIDs may not change.
-    if (device.maxPasids > 0) function_.setPasid(true, function_.pasidFeatures);
-    if (deviceTlb) function_.setAts(true);
-    unit.devices.set(device.rid, {
+    const own: IntelDevice = {
       device,
       pasidTable,
-      deviceTlb,
+      ats,
+      deviceTlb: ats,
       pageRequests,
       tlb: {
         rid: device.rid,
         pfRid: (function_.physicalFunction ?? function_).rid,
         queueDepth: function_.atsQueueDepth,
       },
-    });
+    };
+    unit.setContext(own);
+    // PASID comes before ATS: once translations are cached, whether requests carry PASIDs may not change.
+    if (device.maxPasids > 0) function_.setPasid(true, function_.pasidFeatures);
+    if (ats) function_.setAts(true);
+    unit.devices.set(device.rid, own);
+  }
+
+  functionReset(device: Device): void {
+    const own = this.find(device);
+    if (own.deviceTlb === own.ats) return;
+    own.deviceTlb = own.ats;
+    this.unit.setContext(own);
   }
 
   releaseDevice(device: Device): void {
@@ -223,8 +226,14 @@ export class IntelIommu implements IommuDriver {
       clearEntry(this.unit, own, pasid);
     } else {
       checkFaults(own, domain);
-      setEntry(this.unit, own, pasid, next);
+      // Before the entry is there: flushes of the domain while the unit is waited for must reach this device as well.
       next.attachments.add(own, pasid);
+      try {
+        setEntry(this.unit, own, pasid, next);
+      } catch (error) {
+        next.attachments.remove(own, pasid);
+        throw error;
+      }
     }
     tableOf(old)?.attachments.remove(own, pasid);
   }

@@ -71,7 +71,7 @@ export class InterruptRemapping {
     let index = 0;
     while (this.entries.has(index)) index++;
     if (index >= ENTRIES) throw new SysError('ENOSPC', 'alloc_irte', `all ${ENTRIES} entries are in use`);
-    const message = this.allocateVector(handler);
+    const message = this.kernel.interrupts.allocate(handler);
     this.entries.set(index, message);
     const vector = message.data & 0xff;
     const destination = Number((message.address >> 12n) & 0xffn);
@@ -97,15 +97,6 @@ export class InterruptRemapping {
     this.write(index, [0, 0, 0, 0]);
     this.entries.delete(index);
     this.kernel.interrupts.free(own);
-  }
-
-  private allocateVector(handler: () => void): MsiMessage {
-    try {
-      return this.kernel.interrupts.allocate(handler);
-    } catch (error) {
-      if (!(error instanceof RangeError)) throw error;
-      throw new SysError('ENOSPC', 'alloc_irte', error.message);
-    }
   }
 
   private write(index: number, words: readonly number[]): void {

@@ -4,6 +4,10 @@
  *
  * Descriptors are collected with `add` and handed over by `submit`, which ends them with a wait descriptor and relaxes
  * until its status is written. Work that runs meanwhile may submit too: each submission has a status word of its own.
+ *
+ * A submission ends when the unit has carried everything out. A device that did not answer an invalidation of its own
+ * cache has by then been handed to `onUnresponsive`, which keeps it from using what it has cached. A unit that does not
+ * answer cannot be kept from memory at all: a flush that may not fail then stops the kernel.
  */
 
 import {
@@ -11,8 +15,10 @@ import {
   FSTS_ICE,
   FSTS_IQE,
   FSTS_ITE,
+  fieldGet,
   GCMD_QIE,
   IQA_LO_DW,
+  IQERCD_HI_ITESID,
   joinU64,
   REG_FSTS,
   REG_IQA,
@@ -28,16 +34,27 @@ import { type Descriptor, neutral, waitStatus } from './descriptors.ts';
 import type { RegisterAccess } from './register-access.ts';
 
 const RING_FRAMES = 2;
-const STATUS_DONE = 2;
+const STATUS_MASK = 0x7fff_ffff;
 
 export type SubmitResult =
   | 'done'
   /** The unit refused a descriptor of this submission (invalidation queue error). */
   | 'refused'
-  /** A device did not answer an invalidation of its cache; or the unit does not answer at all. */
+  /** A device did not answer an invalidation of its cache, and was isolated. */
   | 'timed-out';
 
+/** A wait descriptor whose status has still to be written. */
+type Wait = {
+  /** Index of its word in the status frame. */
+  readonly status: number;
+  /** What it writes there: no two waits write the same, so one that comes late is not taken for another. */
+  readonly data: number;
+  readonly drain: boolean;
+};
+
 export class InvalidationQueue {
+  /** Takes what the device `rid` has cached out of use. It may submit. */
+  onUnresponsive: (rid: number) => void = () => {};
   private readonly kernel: Kernel;
   private readonly registers: RegisterAccess;
   private readonly trace: TraceSink<IommuEvent>;
@@ -50,9 +67,13 @@ export class InvalidationQueue {
   private collected: Descriptor[] = [];
   /** Ring indexes whose descriptors were refused and whose submission has not noticed yet. */
   private readonly refused = new Set<number>();
-  /** Status words that a wait descriptor has still to write. */
-  private readonly outstanding = new Set<number>();
+  private readonly outstanding = new Set<Wait>();
+  /** Waits that the unit had fetched when a device timed out, and dropped. */
+  private readonly lost = new Set<Wait>();
+  private sequence = 0;
   private timeouts = 0;
+  /** Requester ids of devices that did not answer and have not been handed on. */
+  private readonly unresponsive = new Set<number>();
 
   /** @throws {SysError} ENOMEM */
   constructor(kernel: Kernel, registers: RegisterAccess, wide: boolean, trace: TraceSink<IommuEvent>) {
@@ -92,8 +113,22 @@ export class InvalidationQueue {
     return this;
   }
 
-  /** Carries out what was collected, if anything, and waits for it. `drain`: page requests sent before are then in their queue. */
+  /**
+   * Carries out what was collected, if anything, and waits for it. `drain`: page requests sent before are then in their
+   * queue. @throws {Error} the unit does not answer
+   */
   submit(drain = false): SubmitResult {
+    try {
+      return this.run(drain);
+    } catch (error) {
+      if (!(error instanceof SysError)) throw error;
+      throw new Error('the remapping unit does not answer: what it has cached cannot be taken from it', {
+        cause: error,
+      });
+    }
+  }
+
+  private run(drain: boolean): SubmitResult {
     const batch = this.collected;
     if (batch.length === 0 && !drain) return 'done';
     this.collected = [];
@@ -109,36 +144,41 @@ export class InvalidationQueue {
 
   /** As `submit`, for operations that can fail. @throws {SysError} EIO a descriptor was refused; ETIMEDOUT */
   submitChecked(call: string): void {
-    const result = this.submit();
+    const result = this.run(false);
     if (result === 'refused') throw new SysError('EIO', call, 'the unit refused an invalidation');
     if (result === 'timed-out') throw new SysError('ETIMEDOUT', call, 'an invalidation was not completed');
   }
 
   private submitChunk(batch: readonly Descriptor[], drain: boolean): SubmitResult {
     const timeouts = this.timeouts;
-    let status = -1;
-    try {
-      this.kernel.relax('qi_submit_sync', () => this.room() > batch.length + 1);
-      const first = this.tail;
-      for (const descriptor of batch) this.put(descriptor);
-      status = this.putWait(drain);
-      const end = this.tail;
-      this.registers.write64(REG_IQT, BigInt(this.tail * this.width));
-      this.kernel.relax('qi_submit_sync', () => this.isWritten(status));
-      if (this.takeRefused(first, end)) return 'refused';
-    } catch (error) {
-      if (!(error instanceof SysError)) throw error;
-      return 'timed-out';
-    } finally {
-      this.outstanding.delete(status);
+    this.relax(() => this.room() > batch.length + 1);
+    const first = this.tail;
+    for (const descriptor of batch) this.put(descriptor);
+    const wait = this.makeWait(drain);
+    this.putWait(wait);
+    const end = this.tail;
+    this.registers.write64(REG_IQT, BigInt(this.tail * this.width));
+    this.relax(() => this.kernel.memory.readWord(this.statusPfn, wait.status) === wait.data);
+    this.outstanding.delete(wait);
+    this.lost.delete(wait);
+    for (const rid of this.unresponsive) {
+      this.unresponsive.delete(rid);
+      this.onUnresponsive(rid);
     }
+    if (this.takeRefused(first, end)) return 'refused';
     return this.timeouts === timeouts ? 'done' : 'timed-out';
   }
 
-  private isWritten(status: number): boolean {
-    if (this.kernel.memory.readWord(this.statusPfn, status) === STATUS_DONE) return true;
-    this.handleErrors();
-    return false;
+  /** Keeps the queue going until `done()` holds. Its time starts anew with each device that times out. */
+  private relax(done: () => boolean): void {
+    for (let reached = false; !reached; ) {
+      const { timeouts } = this;
+      this.kernel.relax('qi_submit_sync', () => {
+        reached = done();
+        if (!reached) this.handleErrors();
+        return reached || this.timeouts !== timeouts;
+      });
+    }
   }
 
   /** Descriptors that fit. */
@@ -156,13 +196,15 @@ export class InvalidationQueue {
     this.trace.emit({ name: 'qi_submit', type, qw0: joinU64(word0, word1), qw1: joinU64(word2, word3) });
   }
 
-  /** Gives the index of the status word that the wait descriptor will write. */
-  private putWait(drain: boolean): number {
-    const status = this.tail;
-    this.kernel.memory.writeWord(this.statusPfn, status, 0);
-    this.outstanding.add(status);
-    this.put(waitStatus((BigInt(this.statusPfn) << 12n) + BigInt(4 * status), STATUS_DONE, drain));
-    return status;
+  private makeWait(drain: boolean): Wait {
+    this.sequence = (this.sequence + 1) & STATUS_MASK;
+    const wait = { status: this.tail, data: this.sequence, drain };
+    this.outstanding.add(wait);
+    return wait;
+  }
+
+  private putWait({ status, data, drain }: Wait): void {
+    this.put(waitStatus((BigInt(this.statusPfn) << 12n) + BigInt(4 * status), data, drain));
   }
 
   private store(index: number, descriptor: Descriptor): void {
@@ -186,16 +228,18 @@ export class InvalidationQueue {
     if ((faults & (FSTS_ITE | FSTS_ICE)) !== 0) {
       this.traceError(faults);
       this.timeouts++;
-      // Wait descriptors that the unit had already fetched are lost: their status must be asked for again.
+      if ((faults & FSTS_ITE) !== 0) {
+        this.unresponsive.add(fieldGet(IQERCD_HI_ITESID, this.registers.read32(REG_IQERCD + 4)));
+      }
+      for (const wait of this.outstanding) this.lost.add(wait);
       this.registers.write32(REG_FSTS, faults & (FSTS_ITE | FSTS_ICE));
-      for (const status of this.outstanding) this.repeatWait(status);
     }
-  }
-
-  private repeatWait(status: number): void {
-    if (this.room() === 0) return;
-    this.put(waitStatus((BigInt(this.statusPfn) << 12n) + BigInt(4 * status), STATUS_DONE, false));
-    this.registers.write64(REG_IQT, BigInt(this.tail * this.width));
+    for (const wait of this.lost) {
+      if (this.room() === 0) return;
+      this.lost.delete(wait);
+      this.putWait(wait);
+      this.registers.write64(REG_IQT, BigInt(this.tail * this.width));
+    }
   }
 
   private traceError(status: number): void {

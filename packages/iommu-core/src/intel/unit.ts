@@ -81,6 +81,7 @@ export class IntelUnit {
       this.undo.push(() => this.faultLog.free());
       this.queue = new InvalidationQueue(kernel, registers, true, trace);
       this.undo.push(() => this.queue.free());
+      this.queue.onUnresponsive = (rid) => this.isolate(rid);
       this.queue.enable();
       this.contexts = new ContextTables(kernel);
       this.undo.push(() => this.contexts.free());
@@ -95,6 +96,31 @@ export class IntelUnit {
       this.shutdown();
       throw error;
     }
+  }
+
+  /** Stores the context entry of a device, for which there is room, and makes it take effect. */
+  setContext(own: IntelDevice): void {
+    const { device, pasidTable, deviceTlb, pageRequests } = own;
+    this.contexts.write(device.rid, {
+      directoryPfn: pasidTable.directoryPfn,
+      directorySize: pasidTable.directorySize,
+      pasids: device.maxPasids > 0,
+      deviceTlb,
+      pageRequests,
+    });
+    this.flushContext(device.rid);
+  }
+
+  /**
+   * A device has not answered an invalidation. Whatever it has cached stays there, so from now on the unit refuses
+   * its translated requests and its requests for translations; those it sends untranslated go on.
+   */
+  private isolate(rid: number): void {
+    const own = this.devices.get(rid);
+    if (own === undefined || !own.deviceTlb) return;
+    own.deviceTlb = false;
+    this.setContext(own);
+    if (this.trace.enabled) this.trace.emit({ name: 'device_tlb_timeout', rid });
   }
 
   /** Makes the context entry of a device take effect, or its absence. */

@@ -306,19 +306,26 @@ export class PageTableEditor {
       return cleared;
     }
     let pages = 0;
+    let leaves = 0;
+    let firstLeaf = to;
+    let lastLeaf = from;
     for (let index = from, word = start; index <= to; index++, word += 2) {
       const entry = words[word]!;
       if (entry === 0) continue;
-      const page = base + index * span;
       if ((entry & this.large) !== 0) {
-        clearEntries(words, word, 1);
-        used[table] = used[table]! - 1;
-        this.noteUnmapped(page, page + span - 1);
-        pages += span;
+        words[word] = 0;
+        words[word + 1] = 0;
+        if (leaves++ === 0) firstLeaf = index;
+        lastLeaf = index;
       } else {
-        pages += this.remove(entry >>> 12, level - 1, page, first, last);
+        pages += this.remove(entry >>> 12, level - 1, base + index * span, first, last);
         if (used[entry >>> 12] === 0) this.unlink(table, word);
       }
+    }
+    if (leaves > 0) {
+      used[table] = used[table]! - leaves;
+      pages += leaves * span;
+      this.noteUnmapped(base + firstLeaf * span, base + (lastLeaf + 1) * span - 1);
     }
     this.memory.noteWrite(table);
     return pages;

@@ -212,7 +212,7 @@ export class ProcessMemory implements AddressSpace, BackingMapper {
   /** @throws {SysError} ENOMEM */
   handleFault(va: U64, access: number): boolean {
     const vpn = pageOf(va);
-    const region = this.accessible(vpn, access & PROTECTION);
+    const region = this.gone ? null : this.accessible(vpn, access & PROTECTION);
     return region !== null && this.pages.frame(region, vpn, (access & ACCESS_WRITE) !== 0, false) >= 0;
   }
 

@@ -89,6 +89,7 @@ export class TestDevice {
   wait(span = 50_000_000): boolean {
     const { scheduler, kernel } = this.host;
     const end = scheduler.now + span;
+    kernel.runWork();
     while (this.busy && scheduler.nextDue <= end) {
       scheduler.runNext();
       kernel.runWork();

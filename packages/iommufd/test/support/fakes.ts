@@ -308,6 +308,8 @@ export class FakeDriver implements IommuDriver {
 
   releaseDevice(): void {}
 
+  functionReset(): void {}
+
   capable(_device: Device, capability: Capability): boolean {
     return this.capabilities.has(capability);
   }
