@@ -13,6 +13,9 @@ export type ScheduledEvent = {
   action: (() => void) | null;
 };
 
+/** Cancelled events that may stay in the heap beside as many live ones. */
+const CANCELLED = 64;
+
 function before(a: ScheduledEvent, b: ScheduledEvent): boolean {
   return a.due < b.due || (a.due === b.due && a.sequence < b.sequence);
 }
@@ -21,6 +24,8 @@ export class Scheduler {
   private heap: ScheduledEvent[] = [];
   private sequence = 0;
   private time = 0;
+  /** Events in the heap that have been cancelled. */
+  private cancelled = 0;
 
   /** Virtual nanoseconds since the machine was made. */
   get now(): number {
@@ -43,7 +48,10 @@ export class Scheduler {
 
   /** A cancelled event never runs; cancelling twice or after it ran is harmless. */
   cancel(event: ScheduledEvent): void {
+    if (event.action === null) return;
     event.action = null;
+    // Who sets a timer anew again and again leaves nothing behind.
+    if (++this.cancelled > CANCELLED && 2 * this.cancelled > this.heap.length) this.sweep();
   }
 
   /** Runs the next event, moving time to it. False when there is none. */
@@ -71,7 +79,18 @@ export class Scheduler {
   }
 
   private dropCancelled(): void {
-    while (this.heap.length > 0 && this.heap[0]!.action === null) this.pop();
+    while (this.heap.length > 0 && this.heap[0]!.action === null) {
+      this.pop();
+      this.cancelled--;
+    }
+  }
+
+  /** Throws the cancelled events out of the heap. */
+  private sweep(): void {
+    const live = this.heap.filter(({ action }) => action !== null);
+    this.heap = [];
+    this.cancelled = 0;
+    for (const event of live) this.siftUp(this.heap.length, event);
   }
 
   private pop(): void {

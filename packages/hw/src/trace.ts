@@ -17,7 +17,8 @@ export type TraceListener<Event> = (event: Event, time: number) => void;
 
 export class Trace<Event extends { readonly name: string }> implements TraceSink<Event> {
   private readonly scheduler: Scheduler;
-  private readonly listeners: TraceListener<Event>[] = [];
+  /** Replaced, never changed, so that a listener may come or go while an event is handed out. */
+  private listeners: readonly TraceListener<Event>[] = [];
 
   constructor(scheduler: Scheduler) {
     this.scheduler = scheduler;
@@ -29,10 +30,10 @@ export class Trace<Event extends { readonly name: string }> implements TraceSink
 
   /** Calls `listener` for every event from now on, until the function that is given back is called. */
   listen(listener: TraceListener<Event>): () => void {
-    this.listeners.push(listener);
+    const own: TraceListener<Event> = (event, time) => listener(event, time);
+    this.listeners = [...this.listeners, own];
     return () => {
-      const index = this.listeners.indexOf(listener);
-      if (index >= 0) this.listeners.splice(index, 1);
+      this.listeners = this.listeners.filter((other) => other !== own);
     };
   }
 

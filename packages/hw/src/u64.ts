@@ -75,6 +75,21 @@ export function pageNumber(lo: number, hi: number): number {
   return (hi >>> 0) * 1048576 + (lo >>> 12);
 }
 
+/** vpn[26:0] of a page number below 2^52. */
+export function splitLow(page: number): number {
+  return page % 0x8000000;
+}
+
+/** vpn[51:27] of a page number below 2^52. */
+export function splitHigh(page: number): number {
+  return Math.floor(page / 0x8000000);
+}
+
+/** The page number whose parts these are. */
+export function joinPage(high: number, low: number): number {
+  return high * 0x8000000 + low;
+}
+
 /** `0x` and lower-case hex digits, as messages and traces show addresses. */
 export function hex(value: U64): string {
   return `0x${value.toString(16)}`;

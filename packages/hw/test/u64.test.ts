@@ -13,6 +13,7 @@ import {
 } from '@iommukit/hw';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { joinPage, splitHigh, splitLow } from '../src/u64.ts';
 
 const u64 = fc.bigInt({ min: 0n, max: U64_MAX });
 
@@ -61,4 +62,21 @@ describe('64-bit values', () => {
     expect(hex(0xfee0_0000)).toBe('0xfee00000');
     expect(hex(U64_MAX)).toBe('0xffffffffffffffff');
   });
+});
+
+test('a page number and its two parts are the same, up to the top of the address space', () => {
+  fc.assert(
+    fc.property(
+      fc.maxSafeNat().map((page) => page % 2 ** 52),
+      (page) => {
+        const [low, high] = [splitLow(page), splitHigh(page)];
+        expect([low === (low | 0), high === (high | 0), joinPage(high, low)]).toEqual([true, true, page]);
+        expect([addressLow(low), addressHigh(low, high)]).toEqual([
+          Number(BigInt.asIntN(32, BigInt(page) << 12n)),
+          Number(BigInt.asIntN(32, (BigInt(page) << 12n) >> 32n)),
+        ]);
+      },
+    ),
+    { examples: [[2 ** 52 - 1], [2 ** 27 - 1], [2 ** 27]] },
+  );
 });

@@ -52,7 +52,7 @@ import {
 } from '../pci/transaction.ts';
 import { AT_CACHED, TRANSLATION_DENIED } from '../pci/upstream-port.ts';
 import type { ScheduledEvent, Scheduler } from '../scheduler.ts';
-import { addressHigh, addressLow, joinU64, pageHigh, pageLow } from '../u64.ts';
+import { addressHigh, addressLow, joinU64, pageHigh, pageLow, splitHigh, splitLow } from '../u64.ts';
 
 export const TEST_VENDOR_ID = 0x696f;
 export const TEST_DEVICE_ID = 1;
@@ -276,8 +276,8 @@ export class TestFunction extends PciFunction {
     const port = this.upstream;
     const status = port.requestTranslation(this.wirePasid(), this.wanted(), pageHigh(hi), pageLow(lo, hi));
     this.set(TEST_REGISTER.granted, port.granted);
-    const low = port.pfn < 0 ? 0 : port.pfn % 0x8000000;
-    const high = port.pfn < 0 ? 0 : Math.floor(port.pfn / 0x8000000);
+    const low = port.pfn < 0 ? 0 : splitLow(port.pfn);
+    const high = port.pfn < 0 ? 0 : splitHigh(port.pfn);
     this.set(TEST_REGISTER.frame, addressLow(low));
     this.set(TEST_REGISTER.frame + 4, addressHigh(low, high));
     this.finish(status);

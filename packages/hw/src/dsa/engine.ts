@@ -12,6 +12,7 @@ import type { PciFunction } from '../pci/function.ts';
 import { ACCESS_WRITE, PRG_INVALID_REQUEST, PRG_SUCCESS } from '../pci/transaction.ts';
 import type { ScheduledEvent, Scheduler } from '../scheduler.ts';
 import { pageHigh, pageLow } from '../u64.ts';
+import { CompletionRecord } from './completion-record.ts';
 import { checkDescriptor, type DescriptorRights, invalidFlags, operationOf } from './descriptor-check.ts';
 import {
   DSA_COMPLETION_RECORD_SIZE,
@@ -90,13 +91,8 @@ export class Engine {
   private batchIndex = -1;
   private batchFailed = false;
 
-  private status = 0;
-  private result = 0;
-  private bytesCompleted = 0;
-  private faultLow = 0;
-  private faultHigh = 0;
-  /** Invalid flags, or the CRC. */
-  private detail = 0;
+  /** How the descriptor at hand ends. */
+  private readonly outcome = new CompletionRecord();
   private retries = 0;
   private retryLow = 0;
   private retryHigh = 0;
@@ -178,16 +174,12 @@ export class Engine {
 
   private check(): void {
     const work = this.work!;
-    this.result = 0;
-    this.bytesCompleted = 0;
-    this.faultLow = 0;
-    this.faultHigh = 0;
-    this.detail = 0;
+    this.outcome.clear();
     this.retries = 0;
     const rights = this.host.rights(work, this.batchIndex >= 0);
     const status = checkDescriptor(this.words, rights);
     if (status !== STATUS.none) {
-      if (status === STATUS.flags) this.detail = invalidFlags(this.words, rights);
+      if (status === STATUS.flags) this.outcome.detail = invalidFlags(this.words, rights);
       this.end(status);
       return;
     }
@@ -232,15 +224,13 @@ export class Engine {
 
   /** Turns to the batch descriptor itself; what it tells as completed are descriptors. */
   private endBatch(status: number): void {
-    this.bytesCompleted = this.batchIndex;
+    const { outcome } = this;
+    outcome.bytesCompleted = this.batchIndex;
+    outcome.result = 0;
+    outcome.detail = 0;
+    if (status === STATUS.success || status === STATUS.batchFailed) outcome.clearFault();
     this.words = this.work!.words;
     this.batchIndex = -1;
-    this.result = 0;
-    this.detail = 0;
-    if (status === STATUS.success || status === STATUS.batchFailed) {
-      this.faultLow = 0;
-      this.faultHigh = 0;
-    }
     this.end(status);
   }
 
@@ -252,7 +242,7 @@ export class Engine {
     if (ticket !== this.ticket) return;
     if (outcome === DMA_DONE) this.later(RUN, Math.max(LEAST_NS, Math.ceil((operation.done - before) / RATE)));
     else if (outcome === STEP_COMPLETE) {
-      this.bytesCompleted = operation.result === 0 ? 0 : operation.done;
+      this.outcome.bytesCompleted = operation.result === 0 ? 0 : operation.done;
       this.endOperation(operation.falsePredicate ? STATUS.falsePredicate : STATUS.success);
     } else if (outcome === STEP_READBACK_ERROR) this.endEarly(STATUS.readback);
     else if (outcome !== DMA_FAULT) {
@@ -265,27 +255,26 @@ export class Engine {
   /** Ends a data operation where it stands. */
   private endEarly(status: number): void {
     this.noteFault();
-    this.bytesCompleted = this.operation.done;
+    this.outcome.bytesCompleted = this.operation.done;
     this.endOperation(status);
-    if (this.operation.backward) this.result = 1;
+    if (this.operation.backward) this.outcome.result = 1;
   }
 
   private endOperation(status: number): void {
-    const { operation } = this;
-    this.result = operation.result;
-    if (operation.isCrc) this.detail = operation.crcValue;
+    const { operation, outcome } = this;
+    outcome.result = operation.result;
+    if (operation.isCrc) outcome.detail = operation.crcValue;
     this.end(status);
   }
 
   private end(status: number): void {
-    this.status = status;
+    this.outcome.status = status;
     this.retries = 0;
     this.later(RECORD, RECORD_NS);
   }
 
   private noteFault(): void {
-    this.faultLow = this.dma.faultLow;
-    this.faultHigh = this.dma.faultHigh;
+    this.outcome.noteFault(this.dma);
   }
 
   /**
@@ -336,7 +325,7 @@ export class Engine {
 
   /** Writes the completion record, where one is due. */
   private record(): void {
-    const { status } = this;
+    const { status } = this.outcome;
     const flags = this.words[1]!;
     const failed = status !== STATUS.success && status !== STATUS.falsePredicate;
     if ((flags & FLAG.recordValid) === 0 || this.recordMisplaced()) {
@@ -348,14 +337,7 @@ export class Engine {
       this.complete();
       return;
     }
-    const words = this.host.memory.words;
-    const at = this.staging >> 2;
-    words[at] = status | (this.faultedWrite() ? DSA_STATUS_WRITE : 0) | (this.result << 8);
-    words[at + 1] = this.bytesCompleted;
-    words[at + 2] = this.faultLow;
-    words[at + 3] = this.faultHigh;
-    words[at + 4] = this.detail;
-    words.fill(0, at + 5, at + 8);
+    this.outcome.store(this.host.memory.words, this.staging >> 2);
     const { ticket } = this;
     const outcome = this.dma.write(this.words[2]!, this.words[3]!, DSA_COMPLETION_RECORD_SIZE, this.staging);
     if (ticket !== this.ticket) return;
@@ -369,32 +351,28 @@ export class Engine {
     return (this.words[2]! & (DSA_COMPLETION_RECORD_SIZE - 1)) !== 0;
   }
 
-  private faultedWrite(): boolean {
-    const { status } = this;
-    return (status === STATUS.pageFault || status === STATUS.pageResponse) && this.dma.faultAccess === ACCESS_WRITE;
-  }
-
   /** Completes without a record: the error goes to SWERROR. */
   private unrecorded(error: number): void {
-    const { ticket } = this;
+    const { ticket, outcome } = this;
     if (error === STATUS.recordPageFault) this.noteFault();
-    const write = error === STATUS.recordPageFault || this.faultedWrite() ? DSA_STATUS_WRITE : 0;
+    const write = error === STATUS.recordPageFault ? DSA_STATUS_WRITE : outcome.write;
     this.host.softwareError(error, {
       work: this.work!,
       words: this.words,
       batchIndex: this.batchIndex,
       write,
-      invalidFlags: error === STATUS.flags ? this.detail : 0,
-      faultLow: this.faultLow,
-      faultHigh: this.faultHigh,
+      invalidFlags: error === STATUS.flags ? outcome.detail : 0,
+      faultLow: outcome.faultLow,
+      faultHigh: outcome.faultHigh,
     });
     if (ticket === this.ticket) this.complete();
   }
 
   private complete(): void {
-    const { host, ticket, status, words } = this;
+    const { host, ticket, words } = this;
+    const { status, bytesCompleted } = this.outcome;
     const work = this.work!;
-    host.completed(work, words, this.batchIndex, status, this.bytesCompleted);
+    host.completed(work, words, this.batchIndex, status, bytesCompleted);
     if ((words[1]! & FLAG.requestInterrupt) !== 0) this.interrupt(work, words[9]! & DSA_DESCRIPTOR9_HANDLE);
     if (ticket !== this.ticket) return;
     if (this.batchIndex >= 0) {

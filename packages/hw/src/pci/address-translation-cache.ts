@@ -5,8 +5,12 @@
  * Set-associative with round-robin replacement; every entry is one 4 KiB page, whatever the size of the translation it
  * came from. Words of an entry: vpn[26:0], vpn[51:27], PASID + 1 with the privileged bit, access with the global bit,
  * generation, pfn[26:0], pfn[51:27], unused. An entry of an older generation is empty.
+ *
+ * It is no TranslationCache: a global invalidation reaches every PASID in a range, and a global mapping answers any
+ * PASID, where the tag of that cache is one address space alone.
  */
 
+import { joinPage, splitHigh, splitLow } from '../u64.ts';
 import {
   ACCESS_EXECUTE,
   ACCESS_PRIVILEGED,
@@ -70,7 +74,7 @@ export class AddressTranslationCache {
         (entries[at + FLAGS]! & need) === need &&
         matches(entries[at + TAG]!, entries[at + FLAGS]!, tag)
       ) {
-        this.pfn = entries[at + PFN_HIGH]! * 0x8000000 + entries[at + PFN_LOW]!;
+        this.pfn = joinPage(entries[at + PFN_HIGH]!, entries[at + PFN_LOW]!);
         return true;
       }
     }
@@ -108,8 +112,8 @@ export class AddressTranslationCache {
       (completion.access & (ACCESS_READ | ACCESS_WRITE | ACCESS_EXECUTE)) |
       (completion.global && pasid !== NO_PASID ? FLAG_GLOBAL : 0);
     entries[target + GENERATION] = this.generation;
-    entries[target + PFN_LOW] = completion.pfn % 0x8000000;
-    entries[target + PFN_HIGH] = Math.floor(completion.pfn / 0x8000000);
+    entries[target + PFN_LOW] = splitLow(completion.pfn);
+    entries[target + PFN_HIGH] = splitHigh(completion.pfn);
   }
 
   /**

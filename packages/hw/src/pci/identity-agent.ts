@@ -3,6 +3,7 @@
  * request (PCI Express Base Specification 6.0, section 10.1).
  */
 
+import { joinPage } from '../u64.ts';
 import {
   AT_UNTRANSLATED,
   COMPLETION_SUCCESS,
@@ -36,7 +37,7 @@ export class IdentityAgent implements TranslationAgent {
     pageHigh: number,
     pageLow: number,
   ): number {
-    this.pfn = pageHigh * 0x8000000 + pageLow;
+    this.pfn = joinPage(pageHigh, pageLow);
     return addressType === AT_UNTRANSLATED ? COMPLETION_SUCCESS : COMPLETION_UNSUPPORTED_REQUEST;
   }
 

@@ -8,7 +8,7 @@
  */
 
 import { LAST_PFN, PAGE_SIZE, type PhysicalMemory } from '../memory/physical-memory.ts';
-import { addressHigh, addressLow, joinU64, pageHigh, pageLow } from '../u64.ts';
+import { addressHigh, addressLow, joinU64, pageHigh, pageLow, splitHigh, splitLow } from '../u64.ts';
 import type { PciFabric } from './fabric.ts';
 import type { PciFunction } from './function.ts';
 import {
@@ -235,7 +235,7 @@ export class UpstreamPort {
         const need = access & ACCESS_ANY;
         if ((this.granted & need) !== need) return TRANSLATION_DENIED;
       }
-      if (this.pfn >= 0) return this.translated(fabric, access, Math.floor(this.pfn / 0x8000000), this.pfn % 0x8000000);
+      if (this.pfn >= 0) return this.translated(fabric, access, splitHigh(this.pfn), splitLow(this.pfn));
     } else if (addressing === AT_TRANSLATED) return this.translated(fabric, access, vhi, vlo);
     const status = agent.translate(rid, pasid, access, AT_UNTRANSLATED, vhi, vlo);
     this.pfn = agent.pfn;

@@ -11,6 +11,7 @@ import * as w from '../page-table/walk.ts';
 import type { WalkResult } from '../page-table/walk-result.ts';
 import { X86Walker } from '../page-table/x86-walker.ts';
 import { ACCESS_WRITE, MSI_FIRST_PFN, MSI_LAST_PFN } from '../pci/transaction.ts';
+import { joinPage, splitHigh, splitLow } from '../u64.ts';
 import * as fault from './fault-reason.ts';
 import type { VtdFeatures } from './features.ts';
 import { type AtomicSupport, FlagUpdates } from './flag-updates.ts';
@@ -51,7 +52,7 @@ export class AddressWalk {
     this.stage2 = new VtdSecondStageWalker(memory, { physicalBits, page2M, page1G, snoopControl });
     this.nested = new VtdNestedWalker(memory, this.stage2, { physicalBits, page1G: features.firstStage1G });
     this.structures = new TranslationCache(STRUCTURE_SETS);
-    this.flags = new FlagUpdates(memory, this.stage2, atomics);
+    this.flags = new FlagUpdates(memory, this.stage2, features.firstStage1G, atomics);
     this.ramFrames = memory.ramFrames;
     this.beyondHost = 0x1ffffff & -(2 ** Math.max(physicalBits - 39, 0));
   }
@@ -108,7 +109,7 @@ export class AddressWalk {
 
   private passThrough(binding: Binding, pageHigh: number, pageLow: number): number {
     if ((pageHigh & this.beyondHost) !== 0) return binding.legacy ? fault.LGN_1 : fault.SGN_4;
-    this.pfn = pageHigh * 0x8000000 + pageLow;
+    this.pfn = joinPage(pageHigh, pageLow);
     this.sizeLg2 = PASS_THROUGH_SIZE_LG2;
     this.rights = w.RIGHTS_ALL;
     this.cacheableRights = w.RIGHTS_ALL;
@@ -227,7 +228,7 @@ export class AddressWalk {
     if (nested.faultStage === 1) return firstStageReason(code, nested.faultLevel === binding.top1);
     const gfn = nested.faultGfn;
     const onTable = nested.faultOnTable;
-    const reason = this.secondStageReason(binding, code, Math.floor(gfn / 0x8000000), gfn % 0x8000000);
+    const reason = this.secondStageReason(binding, code, splitHigh(gfn), splitLow(gfn));
     if (!onTable) return reason;
     if (reason === fault.SGN_5) return fault.SFS_5;
     if (reason === fault.SGN_6) return fault.SFS_8;

@@ -10,7 +10,7 @@ import type { PageGroupResponse } from '../pci/transaction.ts';
 export type VtdInvalidation =
   | { kind: 'context-cache'; granularity: 'global' }
   | { kind: 'context-cache'; granularity: 'domain'; did: number }
-  /** `functionMask`: how many low bits of the function number to ignore. */
+  /** `functionMask`: how many bits of the function number to ignore, from its highest (bit 2) down. */
   | { kind: 'context-cache'; granularity: 'device'; did: number; sid: number; functionMask: number }
   | { kind: 'pasid-cache'; granularity: 'global' }
   | { kind: 'pasid-cache'; granularity: 'domain'; did: number }

@@ -46,7 +46,7 @@ export const PASID_IOTLB_PASID = 2;
 export const PASID_IOTLB_PAGE = 3;
 
 export const CONTEXT_CACHE1_SID: number = genmask(15, 0);
-/** Function mask: how many low bits of the function number are ignored. */
+/** Function mask: how many bits of the function number are ignored, from its highest (bit 2) down. */
 export const CONTEXT_CACHE1_FM: number = genmask(17, 16);
 
 export const IOTLB0_DW: number = 1 << 6;

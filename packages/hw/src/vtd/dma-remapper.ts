@@ -24,7 +24,7 @@ import {
   NO_PASID,
   type TranslationCompletion,
 } from '../pci/transaction.ts';
-import { addressHigh, addressLow, high32, low32, pageHigh, pageLow } from '../u64.ts';
+import { addressHigh, addressLow, high32, joinPage, low32, pageHigh, pageLow } from '../u64.ts';
 import { AddressWalk } from './address-walk.ts';
 import type { VtdInvalidation } from './backend.ts';
 import { DeviceContexts, REQUEST_TRANSLATED, REQUEST_TRANSLATION, REQUEST_UNTRANSLATED } from './device-context.ts';
@@ -34,16 +34,25 @@ import type { VtdFeatures } from './features.ts';
 import type { AtomicSupport } from './flag-updates.ts';
 import type { Binding } from './remapping-tables.ts';
 import { SpaceTable } from './space.ts';
-import { PGTT_PASS_THROUGH } from './tables.ts';
+import { IGNORED_FUNCTION_BITS, PGTT_PASS_THROUGH } from './tables.ts';
 
-/** On the hot path: constants of this module are part of the machine code, imported ones are loaded. */
-const SUCCESS = COMPLETION_SUCCESS;
-const UNTRANSLATED = AT_UNTRANSLATED;
-const PRIVILEGED = ACCESS_PRIVILEGED;
+/** On the hot path: literals of this module are part of the machine code, imported constants are loaded. */
+const SUCCESS: typeof COMPLETION_SUCCESS = 0;
+const UNTRANSLATED: typeof AT_UNTRANSLATED = 0;
+const PRIVILEGED: typeof ACCESS_PRIVILEGED = 8;
 
 const IOTLB_SETS = 512;
-/** Entries of the request cache: which binding serves a (requester, PASID). */
+/**
+ * Entries of the request cache: what a hit in the IOTLB needs of the binding that serves a (requester, PASID). Words of
+ * an entry: requester id, PASID, epoch of the space, policy. The policy has the implied ACCESS_ bits, and above them
+ * the refused ones.
+ */
 const REQUESTS = 256;
+const REQUEST_LG2 = 2;
+const REQUEST_PASID = 1;
+const REQUEST_EPOCH = 2;
+const REQUEST_POLICY = 3;
+const POLICY_REFUSED_SHIFT = 4;
 /** Neither a requester id nor a PASID. */
 const NOBODY = -2;
 /** Page numbers 0xfee00..0xfeeff without their low 8 bits. */
@@ -60,9 +69,6 @@ const GRANTS: readonly number[] = [
   ACCESS_WRITE | ACCESS_EXECUTE,
   ACCESS_READ | ACCESS_EXECUTE,
 ];
-
-/** Function-number bits that a function mask of 0..3 ignores. */
-const FUNCTION_MASKS = [0, 4, 6, 7];
 
 export abstract class DmaRemapper {
   readonly features: VtdFeatures;
@@ -86,13 +92,8 @@ export abstract class DmaRemapper {
   protected slowHits = 0;
   private readonly spaces: SpaceTable;
   private readonly iotlb: TranslationCache;
-  /** Request cache: requester id and PASID, two words an entry, and the binding. */
-  private readonly requestTags: Int32Array = new Int32Array(2 * REQUESTS).fill(NOBODY);
-  private readonly requestBindings: (Binding | null)[] = new Array<Binding | null>(REQUESTS).fill(null);
-  /** The request that was looked up last in the request cache. */
-  private lastRid = NOBODY;
-  private lastPasid = NOBODY;
-  private lastBinding: Binding | null = null;
+  /** The request cache. Every invalidation of anything empties it, so that no epoch in it is an old one. */
+  private readonly requests: Int32Array = new Int32Array(REQUESTS << REQUEST_LG2).fill(NOBODY);
   /** The function whose translated request was admitted last. */
   private admittedRid = NOBODY;
 
@@ -108,23 +109,23 @@ export abstract class DmaRemapper {
   }
 
   translate(rid: number, pasid: number, access: number, addressType: number, high: number, low: number): number {
-    if (
-      addressType === UNTRANSLATED &&
-      low >>> 8 !== INTERRUPT_RANGE &&
-      ((rid === this.lastRid && pasid === this.lastPasid) || this.recall(rid, pasid))
-    ) {
-      const binding = this.lastBinding!;
-      const wanted = access | binding.implied;
-      const entry = this.iotlb.probe(binding.space.epoch, high, low);
-      // The rights of privileged accesses lie 4 bits above those of others.
-      if (
-        entry >= 0 &&
-        ((this.iotlb.rights(entry) >> ((wanted & PRIVILEGED) >> 1)) & wanted & 7) === (wanted & 7) &&
-        (wanted & binding.refused) === 0
-      ) {
-        this.fastHits++;
-        this.pfn = this.iotlb.pfn(entry, low);
-        return SUCCESS;
+    const { requests } = this;
+    const at = slotOf(rid, pasid);
+    // One branch for three comparisons.
+    const differs = (requests[at]! ^ rid) | (requests[at | REQUEST_PASID]! ^ pasid) | (addressType ^ UNTRANSLATED);
+    if (differs === 0 && low >>> 8 !== INTERRUPT_RANGE) {
+      const { iotlb } = this;
+      const policy = requests[at | REQUEST_POLICY]!;
+      const wanted = access | (policy & PRIVILEGED);
+      const entry = iotlb.probe(requests[at | REQUEST_EPOCH]!, high, low);
+      if (entry >= 0) {
+        // The rights of privileged accesses lie 4 bits above those of others.
+        const missing = (~iotlb.rights(entry) >> ((wanted & PRIVILEGED) >> 1)) & 7;
+        if (((missing | (policy >> POLICY_REFUSED_SHIFT)) & wanted) === 0) {
+          this.fastHits++;
+          this.pfn = iotlb.pfn(entry, low);
+          return SUCCESS;
+        }
       }
     }
     return this.translateSlowly(rid, pasid, access, addressType, high, low);
@@ -185,18 +186,17 @@ export abstract class DmaRemapper {
 
   /** Of the unit's own caches for DMA; other kinds of request do nothing. */
   protected invalidateCaches(request: VtdInvalidation): void {
+    this.clearRequests();
     switch (request.kind) {
       case 'context-cache':
         if (request.granularity === 'global') this.contexts.invalidateContexts();
         else if (request.granularity === 'domain') this.contexts.invalidateContextsOfDomain(request.did);
-        else this.contexts.invalidateContexts(request.sid, FUNCTION_MASKS[request.functionMask]!);
-        this.clearRequests();
+        else this.contexts.invalidateContexts(request.sid, IGNORED_FUNCTION_BITS[request.functionMask]!);
         break;
       case 'pasid-cache':
         if (request.granularity === 'global') this.contexts.invalidatePasids();
         else if (request.granularity === 'domain') this.contexts.invalidatePasids(request.did);
         else this.contexts.invalidatePasids(request.did, request.pasid);
-        this.clearRequests();
         break;
       case 'iotlb':
         this.invalidateIotlb(request);
@@ -236,22 +236,13 @@ export abstract class DmaRemapper {
     });
   }
 
-  /** Makes the request the last one looked up, if the request cache knows it. */
-  private recall(rid: number, pasid: number): boolean {
-    const slot = slotOf(rid, pasid);
-    if (this.requestTags[2 * slot] !== rid || this.requestTags[2 * slot + 1] !== pasid) return false;
-    this.lastRid = rid;
-    this.lastPasid = pasid;
-    this.lastBinding = this.requestBindings[slot]!;
-    return true;
-  }
-
   private remember(rid: number, pasid: number, binding: Binding): void {
-    const slot = slotOf(rid, pasid);
-    this.requestTags[2 * slot] = rid;
-    this.requestTags[2 * slot + 1] = pasid;
-    this.requestBindings[slot] = binding;
-    this.recall(rid, pasid);
+    const { requests } = this;
+    const at = slotOf(rid, pasid);
+    requests[at] = rid;
+    requests[at | REQUEST_PASID] = pasid;
+    requests[at | REQUEST_EPOCH] = binding.space.epoch;
+    requests[at | REQUEST_POLICY] = binding.implied | (binding.refused << POLICY_REFUSED_SHIFT);
   }
 
   /** A request that the request cache and the IOTLB did not answer. */
@@ -266,7 +257,7 @@ export abstract class DmaRemapper {
     this.translations++;
     if (!this.enabled) {
       if (addressType !== AT_UNTRANSLATED || pasid !== NO_PASID) return COMPLETION_UNSUPPORTED_REQUEST;
-      this.pfn = high * 0x8000000 + low;
+      this.pfn = joinPage(high, low);
       return COMPLETION_SUCCESS;
     }
     if (addressType !== AT_UNTRANSLATED) return this.admitTranslated(rid, pasid, access, high, low);
@@ -297,7 +288,7 @@ export abstract class DmaRemapper {
       this.record(reason, contexts.fpd, rid, pasid, access, AT_TRANSLATED, high, low, false);
       return COMPLETION_UNSUPPORTED_REQUEST;
     }
-    this.pfn = high * 0x8000000 + low;
+    this.pfn = joinPage(high, low);
     return COMPLETION_SUCCESS;
   }
 
@@ -363,10 +354,7 @@ export abstract class DmaRemapper {
   }
 
   private clearRequests(): void {
-    this.requestTags.fill(NOBODY);
-    this.requestBindings.fill(null);
-    this.lastRid = NOBODY;
-    this.lastBinding = null;
+    this.requests.fill(NOBODY);
     this.admittedRid = NOBODY;
   }
 
@@ -380,8 +368,9 @@ export abstract class DmaRemapper {
   }
 }
 
+/** Index of the first word of the request cache's entry. */
 function slotOf(rid: number, pasid: number): number {
-  return (rid ^ (pasid << 1) ^ (pasid >> 7)) & (REQUESTS - 1);
+  return ((rid ^ (pasid << 1) ^ (pasid >> 7)) & (REQUESTS - 1)) << REQUEST_LG2;
 }
 
 function isInterruptPage(high: number, low: number): boolean {

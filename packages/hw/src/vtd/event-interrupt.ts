@@ -1,12 +1,16 @@
 /**
  * One of the unit's own interrupts, fault, invalidation or page request: control, data, address and upper address
- * registers with mask and pending bit (VT-d Architecture Specification, revision 4.1, sections 7.3, 11.4.7).
+ * registers with mask and pending bit (VT-d Architecture Specification, revision 4.1, sections 7.3, 11.4.7). A message to
+ * an address outside the interrupt range is none and is lost.
  */
 
 import { EVENT_CONTROL_IM, EVENT_CONTROL_IP } from './registers.ts';
 
 /** Writes an interrupt message: 32-bit `data` to the address (`lo`, `hi`). */
 export type MessageSender = (lo: number, hi: number, data: number) => void;
+
+/** Addresses 0xfee00000..0xfeefffff without their low 20 bits. */
+const INTERRUPT_RANGE = 0xfee;
 
 export class EventInterrupt {
   private readonly send: MessageSender;
@@ -48,6 +52,6 @@ export class EventInterrupt {
   private deliver(): void {
     if ((this.control & EVENT_CONTROL_IP) === 0 || (this.control & EVENT_CONTROL_IM) !== 0) return;
     this.control &= ~EVENT_CONTROL_IP;
-    this.send(this.address, this.upper, this.data);
+    if (this.address >>> 20 === INTERRUPT_RANGE) this.send(this.address, this.upper, this.data);
   }
 }

@@ -11,8 +11,9 @@ import type { PhysicalMemory } from '../memory/physical-memory.ts';
 import * as second from '../page-table/formats/vtd-second-stage.ts';
 import * as first from '../page-table/formats/x86-64.ts';
 import type { VtdSecondStageWalker } from '../page-table/vtd-second-stage-walker.ts';
-import { allows, CONTROL_STAGE2_ACCESSED_DIRTY, WALK_OK } from '../page-table/walk.ts';
+import { allows, CONTROL_STAGE2_ACCESSED_DIRTY, entryIndex, frameOf, WALK_OK } from '../page-table/walk.ts';
 import { ACCESS_READ, ACCESS_WRITE } from '../pci/transaction.ts';
+import { joinPage, splitHigh, splitLow } from '../u64.ts';
 import { SFS_9, SFS_10, SSS_5, SSS_6 } from './fault-reason.ts';
 import type { Binding } from './remapping-tables.ts';
 import { PGTT_NESTED, PGTT_SECOND_STAGE } from './tables.ts';
@@ -23,11 +24,14 @@ export type AtomicSupport = (pfn: number) => boolean;
 export class FlagUpdates {
   private readonly memory: PhysicalMemory;
   private readonly stage2: VtdSecondStageWalker;
+  private readonly page1G: boolean;
   private readonly atomics: AtomicSupport | null;
 
-  constructor(memory: PhysicalMemory, stage2: VtdSecondStageWalker, atomics: AtomicSupport | null) {
+  /** `page1G`: the first stage has leaves of 1 GiB. */
+  constructor(memory: PhysicalMemory, stage2: VtdSecondStageWalker, page1G: boolean, atomics: AtomicSupport | null) {
     this.memory = memory;
     this.stage2 = stage2;
+    this.page1G = page1G;
     this.atomics = atomics;
   }
 
@@ -35,7 +39,7 @@ export class FlagUpdates {
   blocked(binding: Binding, access: number, pageHigh: number, pageLow: number): number {
     if (binding.walkSnoop && this.atomics === null) return 0;
     if (binding.kind === PGTT_SECOND_STAGE) {
-      return this.inSecondStage(binding, pageHigh * 0x8000000 + pageLow, access);
+      return this.inSecondStage(binding, joinPage(pageHigh, pageLow), access);
     }
     return this.inFirstStage(binding, access, pageHigh, pageLow);
   }
@@ -63,10 +67,11 @@ export class FlagUpdates {
         if (table < 0) return 0;
       }
       if (!this.memory.isMemory(table)) return 0;
-      const index = (level > 2 ? pageHigh >> (9 * level - 27) : pageLow >> (9 * level)) & 511;
+      const index = entryIndex(level, pageHigh, pageLow);
       const low = this.memory.readWord(table, index << 1);
       const high = this.memory.readWord(table, (index << 1) | 1);
       const leaf = level === 0 || (level <= 2 && first.isLarge(low));
+      if (leaf && level === 2 && !this.page1G) return 0;
       const reserved = leaf ? first.reservedLeaf(level, true) : first.reservedTable(level);
       if (!first.isPresent(low) || (low & reserved) !== 0 || (high & first.reservedHigh(control)) !== 0) return 0;
       const bits = leaf ? used | written : used;
@@ -76,7 +81,7 @@ export class FlagUpdates {
       }
       all &= low;
       any |= high;
-      gfn = (low >>> 12) + (high & 0xfffff) * 1048576;
+      gfn = frameOf(low, high);
       if (!leaf) continue;
       if (!allows(first.rightsOf(all, any, control), access)) return 0;
       const inside = 2 ** (9 * level);
@@ -90,15 +95,15 @@ export class FlagUpdates {
   private inSecondStage(binding: Binding, gfn: number, access: number): number {
     const { control, root2, top2 } = binding;
     if ((control & CONTROL_STAGE2_ACCESSED_DIRTY) === 0) return 0;
-    const pageHigh = Math.floor(gfn / 0x8000000);
-    const pageLow = gfn % 0x8000000;
+    const pageHigh = splitHigh(gfn);
+    const pageLow = splitLow(gfn);
     const quiet = control & ~CONTROL_STAGE2_ACCESSED_DIRTY;
     if (this.stage2.walk(root2, top2, pageHigh, pageLow, access & 7, quiet) !== WALK_OK) return 0;
     const used = second.usedBits(control);
     const written = (access & ACCESS_WRITE) !== 0 ? second.writtenBit(control) : 0;
     let table = root2;
     for (let level = top2; ; level--) {
-      const index = (level > 2 ? pageHigh >> (9 * level - 27) : pageLow >> (9 * level)) & 511;
+      const index = entryIndex(level, pageHigh, pageLow);
       const low = this.memory.readWord(table, index << 1);
       const high = this.memory.readWord(table, (index << 1) | 1);
       const leaf = level === 0 || (level <= 2 && second.isLarge(low));
@@ -108,7 +113,7 @@ export class FlagUpdates {
         if (reason !== 0) return reason;
       }
       if (leaf) return 0;
-      table = (low >>> 12) + (high & 0xfffff) * 1048576;
+      table = frameOf(low, high);
     }
   }
 
@@ -116,7 +121,7 @@ export class FlagUpdates {
   private throughSecondStage(binding: Binding, gfn: number): number {
     const { control, root2, top2 } = binding;
     const quiet = control & ~CONTROL_STAGE2_ACCESSED_DIRTY;
-    const code = this.stage2.walk(root2, top2, Math.floor(gfn / 0x8000000), gfn % 0x8000000, ACCESS_READ, quiet);
+    const code = this.stage2.walk(root2, top2, splitHigh(gfn), splitLow(gfn), ACCESS_READ, quiet);
     return code === WALK_OK ? this.stage2.pfn : -1;
   }
 }

@@ -123,6 +123,6 @@ function sourceAllowed(word2: number, rid: number): boolean {
   if (validation === 0) return true;
   const bus = rid >> 8;
   if (validation === 2) return bus >= sid >> 8 && bus <= (sid & 0xff);
-  const ignored = [0, 4, 6, 7][fieldGet(t.IRTE2_SQ, word2)]!;
+  const ignored = t.IGNORED_FUNCTION_BITS[fieldGet(t.IRTE2_SQ, word2)]!;
   return ((rid ^ sid) & ~ignored) === 0;
 }

@@ -24,6 +24,8 @@ import type { VtdEvent } from './trace.ts';
 
 /** Nanoseconds from a write of the tail, or from one descriptor, to the next descriptor. */
 const DESCRIPTOR_NS = 100;
+/** Invalidations and wait descriptors that may be in flight; the queue fetches no more until some have ended. */
+const IN_FLIGHT = 256;
 
 export type InvalidationQueueParts = {
   memory: MemoryPort;
@@ -124,6 +126,7 @@ export class InvalidationQueue {
 
   private runnable(): boolean {
     if (!this.enabled || this.head === this.tail || this.parts.faults.queueErrors !== 0) return false;
+    if (this.outstanding + this.waits.length >= IN_FLIGHT) return false;
     return !this.waits.some((pending) => pending.wait.fence);
   }
 

@@ -13,6 +13,7 @@ import {
   CONTROL_STAGE2_ACCESSED_DIRTY,
   CONTROL_STAGE2_EXECUTE,
   CONTROL_WRITE_PROTECT,
+  frameOf,
 } from '../page-table/walk.ts';
 import { ACCESS_EXECUTE, ACCESS_PRIVILEGED, NO_PASID } from '../pci/transaction.ts';
 import * as fault from './fault-reason.ts';
@@ -65,11 +66,6 @@ export type Binding = {
   readonly implied: number;
 };
 
-/** The frame number in an entry's pointer. */
-function pointer(lo: number, hi: number): number {
-  return (lo >>> 12) + (hi & 0xfffff) * 1048576;
-}
-
 export class RemappingTables {
   /** Frame of the root table. */
   rootPfn = 0;
@@ -110,7 +106,7 @@ export class RemappingTables {
     if (!this.fetch(this.rootPfn, (rid >> 8) * 4 + half, 2)) return this.lose(access);
     if ((words[0]! & t.ROOT_PRESENT) === 0) return this.lose(absent);
     if ((words[0]! & t.ROOT_RESERVED) !== 0 || (words[1]! & this.reservedHigh) !== 0) return this.lose(reserved);
-    return pointer(words[0]!, words[1]!);
+    return frameOf(words[0]!, words[1]!);
   }
 
   private lose(reason: number): number {
@@ -162,7 +158,7 @@ export class RemappingTables {
         control: 0,
         root1: 0,
         top1: 0,
-        root2: pointer(word0, word1),
+        root2: frameOf(word0, word1),
         top2: width + 1,
         refused: 0,
         walkSnoop: true,
@@ -202,7 +198,7 @@ export class RemappingTables {
       pasidEnable: (word0 & t.CONTEXT0_PASIDE) !== 0,
       pageRequests: (word0 & t.CONTEXT0_PRE) !== 0,
       pasids: 2 ** sizeLg2,
-      directoryPfn: pointer(word0, words[1]!),
+      directoryPfn: frameOf(word0, words[1]!),
       ridPasid: fieldGet(t.CONTEXT2_RID_PASID, word2),
       ridPrivileged: (word2 & t.CONTEXT2_RID_PRIV) !== 0,
     };
@@ -219,7 +215,7 @@ export class RemappingTables {
     if ((words[0]! & t.DIRECTORY0_RESERVED) !== 0 || (words[1]! & this.reservedHigh) !== 0) {
       return this.refuse(fault.SPD_3, directoryFpd);
     }
-    const table = pointer(words[0]!, words[1]!);
+    const table = frameOf(words[0]!, words[1]!);
     if (!this.fetch(table, (pasid & 63) * 16, 16)) return this.refuse(fault.SPT_1, directoryFpd);
     const word0 = words[0]!;
     const word2 = words[2]!;
@@ -257,9 +253,9 @@ export class RemappingTables {
       space: kind === t.PGTT_SECOND_STAGE ? this.spaces.ofDomain(did) : this.spaces.ofPasid(did, pasid, kind),
       fpd,
       control,
-      root1: pointer(word4, words[5]!),
+      root1: frameOf(word4, words[5]!),
       top1: mode + 3,
-      root2: pointer(word0, words[1]!),
+      root2: frameOf(word0, words[1]!),
       top2: width + 1,
       refused,
       walkSnoop: (word2 & t.PASID2_PWSNP) !== 0,

@@ -14,6 +14,9 @@ export const ROOT_ENTRY_SIZE = 16;
 export const ROOT_PRESENT: number = 1 << 0;
 export const ROOT_RESERVED: number = genmask(11, 1);
 
+/** Bits of a function number that are ignored, by a function mask (FM) or a source-id qualifier (SQ) of 0..3. */
+export const IGNORED_FUNCTION_BITS: readonly number[] = [0, 4, 6, 7];
+
 /** Bytes of a legacy context entry: 256 in a table, indexed by device and function. */
 export const LEGACY_CONTEXT_SIZE = 16;
 export const CONTEXT0_PRESENT: number = 1 << 0;
@@ -126,7 +129,7 @@ export const IRTE0_VECTOR: number = genmask(23, 16);
 /** Destination: bits 15..8 in xAPIC mode, the whole word in x2APIC mode (IRTA.EIME). */
 export const IRTE1_DST_XAPIC: number = genmask(15, 8);
 export const IRTE2_SID: number = genmask(15, 0);
-/** Which SID bits are compared: 0 all, 1 not bit 2, 2 not bits 2..1, 3 not bits 2..0. */
+/** Which SID bits are compared: all but IGNORED_FUNCTION_BITS. */
 export const IRTE2_SQ: number = genmask(17, 16);
 /** Source validation: 0 none, 1 SID with SQ, 2 bus in [SID 15..8, SID 7..0]. */
 export const IRTE2_SVT: number = genmask(19, 18);

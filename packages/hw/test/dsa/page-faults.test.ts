@@ -241,6 +241,16 @@ describe('completion records', () => {
     expect(test.record().status).toBe(STATUS.success);
   });
 
+  test('that fault, after the fault of a read, still tell of a read', () => {
+    const test = setUp([0x101]);
+    test.agent.unmap(RID, PASID, RECORD_PAGE);
+    test.post(0, { ...copy, flags: BOTH });
+    test.settle();
+    answer(test, () => RECORD_PFN);
+    test.settle();
+    expect(test.record()).toMatchObject({ status: STATUS.pageFault, completed: 0x1000, fault: 0x10_1000n });
+  });
+
   test.each([
     ['go to SWERROR where it does not', false],
     ['go to SWERROR when the page is refused', true],

@@ -247,6 +247,15 @@ const scalableCases: Case[] = [
   { reason: f.SFS_2, when: 'upper level', prepare: (s) => s.pasid(FIRST) },
   { reason: f.SFS_3, when: 'XD without NXE', prepare: (s) => s.pasid(FIRST).map1(s.data | 0x67n | (1n << 63n)) },
   { reason: f.SFS_3, when: 'large PML4 entry', prepare: (s) => s.pasid(FIRST).map1(undefined, 0xa7n) },
+  {
+    reason: f.SFS_3,
+    when: '1 GiB leaf that the unit does not have, whose flags it could not set either',
+    features: { firstStage1G: false },
+    prepare: (s) => {
+      s.pasid({ kind: 1n, flags1: 0n }).map1();
+      s.put64(s.entry1(2), 0x87n);
+    },
+  },
   { reason: f.SFS_4, prepare: (s) => s.pasid(FIRST).put64(s.entryAt + 16n, NOWHERE) },
   {
     reason: f.SFS_5,

@@ -237,6 +237,15 @@ describe('wait descriptors', () => {
     expect(bench.messages.length).toBe(2);
   });
 
+  test('raise no interrupt where the event address is outside the interrupt range', () => {
+    const bench = started();
+    bench.write32(reg.REG_IEADDR, 0x1000);
+    bench.post(wait(0x10n, 0n));
+    bench.run();
+    expect(bench.messages).toEqual([]);
+    expect([bench.read32(reg.REG_ICS), bench.read32(reg.REG_IECTL)]).toEqual([1, 0]);
+  });
+
   test('complete after the invalidations before them, whatever comes after', () => {
     const bench = started();
     const finish: ((completed: boolean) => void)[] = [];
@@ -264,6 +273,24 @@ describe('wait descriptors', () => {
     bench.run();
     expect(requests(bench).map((request) => request.kind)).toEqual(['device-tlb', 'context-cache']);
     expect(bench.get64(STATUS * PAGE)).toBe(1n);
+  });
+
+  test.each([
+    ['invalidations', DEVICE],
+    ['wait descriptors', wait(SW, 1n)],
+  ])('no more than 256 %s are in flight; the rest stay in the queue', (_, descriptor) => {
+    const bench = started();
+    const finish: ((completed: boolean) => void)[] = [];
+    bench.answer = (done) => finish.push(done);
+    bench.post(DEVICE, ...new Array<bigint[]>(400).fill(descriptor), wait(SW, 0xfeedn, STATUS * PAGE + 8n));
+    bench.run();
+    expect(bench.read64(reg.REG_IQH)).toBe(256n * 32n);
+    while (finish.length > 0) {
+      finish.shift()!(true);
+      bench.run();
+    }
+    expect(bench.read64(reg.REG_IQH)).toBe(402n * 32n);
+    expect(bench.get64(STATUS * PAGE + 8n)).toBe(0xfeedn);
   });
 
   test('a status address without memory behind it is lost, not fatal', () => {

@@ -1,6 +1,7 @@
 /** Each cache is really used while memory says otherwise, and each invalidation descriptor reaches what it should. */
 
 import { describe, expect, test } from 'vitest';
+import * as reg from '../../src/vtd/registers.ts';
 import { Bench, PAGE, RID } from './bench.ts';
 
 const READ = 1;
@@ -366,4 +367,32 @@ test('more domains than the unit keeps apart are still translated right', () => 
   bench.map(root, 4, IOVA, (60n * PAGE) | 0x67n, 0x27n);
   expect(bench.dma(RID, 5999, READ, IOVA)).toBe(0);
   expect(bench.unit.pfn).toBe(50);
+});
+
+describe('what the request cache and the IOTLB know answers no request that they may not', () => {
+  test.each([1n, 2n])(
+    'one without PASID in the interrupt range, which a PASID has cached (translation type %i)',
+    (kind) => {
+      const world = new World(kind);
+      for (const address of [IOVA, 0xfee00000n]) {
+        world.map1(50n, address);
+        world.map2(50n, address);
+      }
+      expect(world.reach(IOVA, -1)).toBe(50);
+      expect(world.reach(0xfee00000n)).toBe(50);
+      expect(world.reach(0xfee00000n, -1)).toBe(-1);
+    },
+  );
+
+  test('one that comes while translation is off', () => {
+    const world = new World(1n);
+    world.map1(50n);
+    expect(world.reach(IOVA, -1)).toBe(50);
+    world.write32(reg.REG_GCMD, reg.GCMD_QIE);
+    world.run();
+    expect(world.reach(IOVA, -1)).toBe(Number(IOVA / PAGE));
+    expect(world.reach(IOVA, PASID)).toBe(-1);
+    world.command(reg.GCMD_TE);
+    expect(world.reach(IOVA, -1)).toBe(50);
+  });
 });
