@@ -63,16 +63,17 @@ export class TranslationCache {
   /** Looks up a page. Gives a handle for the methods below, valid until the cache changes, or -1. */
   probe(epoch: number, pageHigh: number, pageLow: number): number {
     const entries = this.entries;
-    if ((this.sizes & 1) !== 0) {
-      const at = this.setOf(epoch, pageHigh, pageLow);
-      if (entries[at] === pageLow && entries[at | EPOCH] === epoch && entries[at | PAGE_HIGH] === pageHigh) return at;
-      for (let way = at + 8; way < at + 32; way += 8) {
-        if (entries[way] === pageLow && entries[way | EPOCH] === epoch && entries[way | PAGE_HIGH] === pageHigh) {
-          return way;
-        }
-      }
-    }
-    return this.sizes <= 1 ? -1 : this.probeLarge(epoch, pageHigh, pageLow);
+    const set = this.setOf(epoch, pageHigh, pageLow);
+    // The way whose page agrees is computed, not searched: which one it is cannot be predicted.
+    const a = entries[set]! ^ pageLow;
+    const b = entries[set | 8]! ^ pageLow;
+    const c = entries[set | 16]! ^ pageLow;
+    const notA = (a | -a) >> 31;
+    const notB = notA & ((b | -b) >> 31);
+    const notC = notB & ((c | -c) >> 31);
+    const at = set - ((notA + notB + notC) << ENTRY_LG2);
+    if (entries[at] === pageLow && entries[at | EPOCH] === epoch && entries[at | PAGE_HIGH] === pageHigh) return at;
+    return this.probeAll(epoch, pageHigh, pageLow);
   }
 
   /** Frame number of the page that was probed. */
@@ -162,9 +163,10 @@ export class TranslationCache {
     this.sizes = 0;
   }
 
-  private probeLarge(epoch: number, pageHigh: number, pageLow: number): number {
+  /** Every way, and every size there may be. */
+  private probeAll(epoch: number, pageHigh: number, pageLow: number): number {
     const entries = this.entries;
-    for (let rest = this.sizes & ~1; rest !== 0; rest &= rest - 1) {
+    for (let { sizes: rest } = this; rest !== 0; rest &= rest - 1) {
       const size = 31 - Math.clz32(rest & -rest);
       const low = pageLow & -(1 << size);
       const tag = pageHigh | (size << SIZE_SHIFT);
