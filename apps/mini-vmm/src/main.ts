@@ -21,14 +21,15 @@ function main(args: readonly string[]): number {
   }
   if (options === null) return 0;
   const { processes, bytes, seed, trace, json } = options;
-  const show = !json;
+  // With --json the standard output is the report's alone; what shows that a long run is alive goes beside it.
+  const live = json ? process.stderr : process.stdout;
   const report = run({
     image: readFileSync(IMAGE),
     boot: { ramBytes: guestMemoryBytes(processes), processes, bytesPerProcess: bytes, seed },
-    console: (byte) => show && process.stdout.write(String.fromCharCode(byte)),
-    hear: (entry) => trace && (show ? process.stdout : process.stderr).write(`${formatEntry(entry)}\n`),
+    console: (byte) => live.write(String.fromCharCode(byte)),
+    hear: (entry) => trace && live.write(`${formatEntry(entry)}\n`),
   });
-  process.stdout.write(show ? formatReport(report) : `${JSON.stringify(report)}\n`);
+  process.stdout.write(json ? `${JSON.stringify(report)}\n` : formatReport(report));
   return report.ok ? 0 : 1;
 }
 

@@ -11,7 +11,7 @@ export type Options = {
   seed: number;
   /** Print every trace event. */
   trace: boolean;
-  /** Print one machine-readable report and nothing else. */
+  /** Print one machine-readable report; the console and the trace go to the standard error. */
   json: boolean;
 };
 
@@ -34,7 +34,7 @@ export function parseOptions(args: readonly string[], print: (text: string) => v
     .option('--bytes <size>', 'bytes per process, 64K to 64M; K, M and G are powers of two', size, 2 ** 20)
     .option('--seed <n>', 'seed of the run, 0 to 4294967295', integer(0, 0xffffffff), 1)
     .option('--trace', 'print the trace events of all layers', false)
-    .option('--json', 'print one machine-readable report and nothing else', false)
+    .option('--json', 'print one machine-readable report; console and trace go to stderr', false)
     .allowExcessArguments(false)
     .exitOverride()
     .configureOutput({ writeOut: print, writeErr() {} });

@@ -25,8 +25,8 @@ export type RunOptions = {
   hear?: (entry: TraceEntry) => void;
   /** Takes the facts that the guest reports. */
   fact?: (fact: GuestFact) => void;
-  /** Ends the VM, as a kill from outside does, when this many instructions have run. */
-  killAfter?: number;
+  /** Asked between two slices of the guest, with the instructions so far: true ends the VM as a kill from outside does. */
+  kill?: (instructions: number) => boolean;
 };
 
 /** Guest instructions between two looks at the rest of the machine. */
@@ -58,7 +58,6 @@ export function run(options: RunOptions): Report {
   const vmm = new Vmm({
     system,
     hypervisor: new VirtualMachine(machine.memory, system.process.addressSpace),
-    scheduler: machine.scheduler,
     devicePath: host.devicePath,
     image,
     boot,
@@ -69,14 +68,16 @@ export function run(options: RunOptions): Report {
       options.fact?.(fact);
     },
   });
-  const ending = loop(host, vmm, options.killAfter ?? Number.POSITIVE_INFINITY);
+  const ending = loop(host, vmm, options.kill ?? (() => false));
   const instructions = vmm.vcpu.instructions;
+  const tell = (event: TraceEntry['event']): void => listen({ time: machine.scheduler.now, layer: 'host', event });
+  tell({ name: 'vm_end', ending });
   if (ending === null) vmm.close();
   system.exit();
-  host.settle();
-  const leftovers = host.usage;
-  listen({ time: machine.scheduler.now, layer: 'host', event: { name: 'leftovers', ...leftovers } });
+  const leftovers = host.shutDown();
+  tell({ name: 'leftovers', ...leftovers });
   return makeReport({
+    boot,
     facts,
     instructions,
     exitStatus: vmm.exitStatus,
@@ -88,24 +89,26 @@ export function run(options: RunOptions): Report {
 }
 
 /** Null when the guest powered off; else why the VM ended. */
-function loop(host: Host, vmm: Vmm, killAfter: number): string | null {
+function loop(host: Host, vmm: Vmm, kill: (instructions: number) => boolean): string | null {
   const { scheduler } = host.machine;
+  vmm.pump(scheduler.now);
   for (;;) {
     const before = vmm.vcpu.instructions;
-    if (before >= killAfter) return 'killed';
-    const exit = vmm.run(Math.min(SLICE, killAfter - Number(before)));
+    if (kill(Number(before))) return 'killed';
+    const exit = vmm.run(SLICE);
     scheduler.advance(Number(vmm.vcpu.instructions - before) * NANOSECONDS_PER_INSTRUCTION);
     host.kernel.runWork();
-    vmm.pump();
+    vmm.pump(scheduler.now);
     if (vmm.exitStatus !== null) return null;
     if (exit === 'triple-fault') return 'the guest triple-faulted';
     if (exit === 'dead') return 'the guest halted with interrupts off';
     if (exit === 'pasid') vmm.refuseCommand();
     if (exit === 'halt' && !vmm.interruptPending) {
-      if (scheduler.nextDue === Number.POSITIVE_INFINITY) return 'the guest waits for an interrupt that cannot come';
-      scheduler.runUntil(scheduler.nextDue);
+      const due = Math.min(scheduler.nextDue, vmm.nextDue);
+      if (due === Number.POSITIVE_INFINITY) return 'the guest waits for an interrupt that cannot come';
+      scheduler.runUntil(due);
       host.kernel.runWork();
-      vmm.pump();
+      vmm.pump(scheduler.now);
     }
     if (scheduler.now > TIME_LIMIT) return 'the guest did not power off in time';
   }

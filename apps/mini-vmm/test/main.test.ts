@@ -24,7 +24,7 @@ describe('the command', () => {
     expect(stdout).toMatch(/pins at the end +0\n/);
   }, 60_000);
 
-  test('--json prints one report and nothing else, --trace goes beside it', () => {
+  test('--json prints one report and nothing else on stdout; console and trace go to stderr', () => {
     const { status, stdout, stderr } = vmm('--json', '--trace', '--processes', '1', '--bytes', '64K');
     expect(status).toBe(0);
     expect(stdout.trimEnd()).not.toContain('\n');
@@ -32,7 +32,7 @@ describe('the command', () => {
     expect(report).toMatchObject({
       ok: true,
       guest: { processes: [{ bytes: 65536, verified: 65536 }] },
-      leftovers: { pins: 0, pasids: 0, objects: 0, mappings: 0 },
+      leftovers: { pins: 0, pasids: 0, objects: 0, mappings: 0, frames: 0 },
     });
     expect(Object.keys(report.guest.processes[0])).toEqual([
       'pid',
@@ -42,6 +42,7 @@ describe('the command', () => {
       'pageRequests',
       'faultsReported',
     ]);
+    expect(stderr).toContain('64 KiB moved and verified');
     expect(stderr).toMatch(/^ +\d+\.\d{3} vmm +shadow_set pasid=1 /m);
   }, 60_000);
 

@@ -14,7 +14,7 @@ import {
 } from '../src/vmm/boot-info.ts';
 
 const image = readFileSync(new URL('../guest/image/guest.elf', import.meta.url));
-const NOTHING = { pins: 0, pasids: 0, objects: 0, mappings: 0 };
+const NOTHING = { pins: 0, pasids: 0, objects: 0, mappings: 0, frames: 0 };
 
 function boot(options: { processes?: number; bytes?: number; seed?: number; submit?: number; breakage?: number } = {}) {
   const { processes = 2, bytes = 64 << 10, seed = 1, ...rest } = options;
@@ -119,6 +119,7 @@ describe('one thing broken', () => {
     const report = start({ breakage: BREAK_PASID_CACHE_FLUSH }, { hear: ({ event }) => names.push(event.name) });
     expect(names).toContain('guest_pasid_entry');
     expect(names).not.toContain('shadow_set');
+    expect(report.steps.findIndex(({ missing }) => missing !== null)).toBe(2);
     expect(report.ok).toBe(false);
     expect(report.guest.processes.map(({ verified }) => verified)).toEqual([0, 0]);
     expect(report.leftovers).toEqual(NOTHING);
@@ -131,6 +132,7 @@ describe('one thing broken', () => {
       { fact: (f) => f.word === 'process' && facts.push(f.number('stale')) },
     );
     expect(facts.reduce((sum, stale) => sum + stale, 0)).toBeGreaterThan(0);
+    expect(report.steps.findIndex(({ missing }) => missing !== null)).toBe(6);
     expect(report.leftovers).toEqual(NOTHING);
   });
 
@@ -143,18 +145,47 @@ describe('one thing broken', () => {
   });
 });
 
+/** Instructions between two moments at which a VM can be killed; the guest's end comes in the last such slice. */
+const SLICE = 2000;
+
 describe('the VM is killed', () => {
-  test('X6 at fifty random moments: nothing is left', () => {
-    const { guest } = start();
-    expect(guest.exitStatus).toBe(GUEST_EXIT_OK);
-    fc.assert(
-      fc.property(fc.integer({ min: 0, max: guest.instructions - 1 }), (killAfter) => {
-        const report = start({}, { killAfter });
-        expect(report.failures[0]).toContain('killed');
-        expect(report.leftovers).toEqual(NOTHING);
-        expect(report.iommu.pageResponses).toBe(report.iommu.pageRequests);
-      }),
-      { numRuns: 50 },
-    );
+  test.each([
+    [2, 50],
+    [4, 25],
+  ])(
+    'X6 with %i processes, at %i random moments: nothing is left',
+    (processes, moments) => {
+      const { guest } = start({ processes });
+      expect(guest.exitStatus).toBe(GUEST_EXIT_OK);
+      fc.assert(
+        fc.property(fc.integer({ min: 0, max: guest.instructions - SLICE }), (killAfter) => {
+          const report = start({ processes }, { kill: (instructions) => instructions >= killAfter });
+          expect(report.failures[0]).toContain('killed');
+          expect(report.leftovers).toEqual(NOTHING);
+          expect(report.iommu.pageResponses).toBe(report.iommu.pageRequests);
+        }),
+        { numRuns: moments },
+      );
+    },
+    120_000,
+  );
+
+  test('X6 while page requests wait for the guest: the host answers them, and nothing is left', () => {
+    for (let moment = 1; moment <= 1000; moment *= 10) {
+      let waiting = 0;
+      let chances = 0;
+      let killed = false;
+      const hear = ({ layer, event: { name } }: TraceEntry): void => {
+        if (layer === 'hw' && name === 'page_request') waiting++;
+        if (layer === 'hw' && name === 'page_response') waiting--;
+        if (name === 'page_response_forward') expect(killed).toBe(false);
+      };
+      const kill = (): boolean => (killed = waiting > 0 && ++chances === moment);
+      const report = start({ processes: 4, bytes: 1 << 20 }, { kill, hear });
+      expect(report.failures[0]).toContain('killed');
+      expect(waiting).toBe(0);
+      expect(report.leftovers).toEqual(NOTHING);
+      expect(report.iommu.pageResponses).toBe(report.iommu.pageRequests);
+    }
   }, 120_000);
 });

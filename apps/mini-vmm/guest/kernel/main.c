@@ -39,8 +39,8 @@ void kernel_main(u64 info) {
   memory_init(boot_info.ram_bytes);
   trap_init();
   apic_init(boot_info.timer_hz);
-  console("%lu MiB of memory, %u processes, %lu KiB each", boot_info.ram_bytes >> 20, boot_info.processes,
-          boot_info.bytes_per_process >> 10);
+  console("%lu MiB of memory, %u process%s, %lu KiB each", boot_info.ram_bytes >> 20, boot_info.processes,
+          boot_info.processes == 1 ? "" : "es", boot_info.bytes_per_process >> 10);
 
   u16 rid;
   u32 pasid_bits;
@@ -56,7 +56,7 @@ void kernel_main(u64 info) {
   dsa_report_errors();
   u64 poison = frames_damaged();
   bool ok = !processes_failed && poison == 0 && iopf_groups == iopf_responses;
-  console("%lu page requests answered, %lu accesses refused, %lu free frames damaged", iopf_responses, vtd_faults,
+  console("%lu page requests answered, %lu DMA faults recorded, %lu free frames damaged", iopf_responses, vtd_faults,
           poison);
   report("done ok=%u processes=%u page_requests=%lu page_responses=%lu dma_faults=%lu device_errors=%lu poison=%lu "
          "ticks=%u",

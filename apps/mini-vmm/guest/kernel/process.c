@@ -305,7 +305,7 @@ static void unbind(struct process *process) {
   vtd_drain(pasid);
   vtd_report_faults();
   dsa_report_errors();
-  console("[%u] gone with %lu descriptors in flight: PASID %u drained, %lu late accesses refused", process->pid,
+  console("[%u] gone with %lu descriptors in flight: PASID %u drained, %lu DMA faults recorded", process->pid,
           process->report.submitted - process->report.completed, pasid, vtd_faults - faults);
 }
 

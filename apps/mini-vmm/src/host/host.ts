@@ -28,6 +28,12 @@ export type Usage = {
   readonly mappings: number;
 };
 
+/** What is left when the host has been shut down. */
+export type Leftovers = Usage & {
+  /** RAM frames beyond those that the host had before its device and its first process. */
+  readonly frames: number;
+};
+
 export class Host {
   readonly machine: Machine;
   readonly coreTrace: Trace<IommuEvent>;
@@ -40,6 +46,9 @@ export class Host {
   private readonly spawned: Process[] = [];
   private readonly nodes = new DeviceNodes();
   private readonly iommufd: IommufdNode;
+  private readonly core: IommuCore;
+  private readonly vfio: Vfio;
+  private readonly ownFrames: number;
 
   constructor(machine: Machine) {
     const { memory, frames, scheduler, apic } = machine;
@@ -56,10 +65,13 @@ export class Host {
     bus.enumerate();
     const driver = new IntelIommu({ kernel, registerBase: BigInt(VTD_BASE), trace: this.coreTrace });
     const core = new IommuCore({ kernel, driver, trace: this.coreTrace });
+    this.core = core;
+    this.ownFrames = frames.allocated;
     this.device = core.addDevice(bus.device(DSA_RID)!);
     this.processes = new Processes(kernel);
     this.iommufd = registerIommufd(this.nodes, { kernel, trace: this.iommufdTrace });
-    this.devicePath = new Vfio({ nodes: this.nodes }).register(this.device).path;
+    this.vfio = new Vfio({ nodes: this.nodes });
+    this.devicePath = this.vfio.register(this.device).path;
   }
 
   /** A program's process: its system calls are all it has of the host. */
@@ -81,8 +93,22 @@ export class Host {
     };
   }
 
-  /** Lets everything that is under way come to its end. */
-  settle(): void {
+  /**
+   * Lets everything that is under way come to its end, takes the device out, with the PASID tables that the kernel keeps
+   * as long as it has the device, and tells what is left.
+   */
+  shutDown(): Leftovers {
+    this.settle();
+    const { device, usage } = this;
+    const entry = this.vfio.find(device.pci);
+    if (entry?.user === null) {
+      this.vfio.unregister(entry);
+      this.core.removeDevice(device);
+    }
+    return { ...usage, frames: this.machine.frames.allocated - this.ownFrames };
+  }
+
+  private settle(): void {
     const { scheduler } = this.machine;
     const end = scheduler.now + 1_000_000_000;
     while (scheduler.nextDue <= end) {

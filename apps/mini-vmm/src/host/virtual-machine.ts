@@ -2,14 +2,13 @@
  * The host kernel's part of running a guest (Linux: KVM): guest memory slots over the VMM process's own memory, a
  * virtual CPU, and the VM's PASID translation table.
  *
- * Slots hold no pins. A page of a slot is in the CPU's memory map while the process has it mapped; when the process's
+ * The VM lives as long as its process. Slots hold no pins. A page of a slot is in the CPU's memory map while the process has it mapped; when the process's
  * mapping changes the page leaves the map, and the guest's next access to it asks the process for it again.
  */
 
 import {
   type AccessWidth,
   type CpuBus,
-  type GuestCpu,
   hex,
   type InterruptSource,
   PAGE_SIZE,
@@ -27,7 +26,7 @@ export class VirtualMachine implements Hypervisor {
   private readonly addressSpace: AddressSpace;
   private readonly slots: MemorySlot[] = [];
   private readonly pasids = new Map<number, number>();
-  private readonly vcpus: GuestCpu[] = [];
+  private readonly vcpus: WasmCpu[] = [];
   private readonly runs = new PfnRuns();
 
   constructor(memory: PhysicalMemory, addressSpace: AddressSpace) {
@@ -35,7 +34,7 @@ export class VirtualMachine implements Hypervisor {
     this.addressSpace = addressSpace;
     addressSpace.addNotifier({
       invalidate: (start, last) => this.invalidate(start, last),
-      release: () => this.invalidate(0n, 0xffff_ffff_ffff_ffffn),
+      release: () => this.destroy(),
     });
   }
 
@@ -51,7 +50,7 @@ export class VirtualMachine implements Hypervisor {
     this.slots.push(slot);
   }
 
-  createVcpu(bus: CpuBus, interrupts: InterruptSource): GuestCpu {
+  createVcpu(bus: CpuBus, interrupts: InterruptSource): WasmCpu {
     const guestFrames = Math.max(...this.slots.map(({ gpa, bytes }) => (gpa + bytes) / PAGE_SIZE));
     const vcpu = new WasmCpu({ memory: this.memory, bus: this.withSlots(bus), interrupts, guestFrames });
     vcpu.setPasidTable(this.pasids);
@@ -88,6 +87,13 @@ export class VirtualMachine implements Hypervisor {
       }
       done += count;
     }
+  }
+
+  /** The process is gone, and the VM with it: its CPUs never run again. */
+  private destroy(): void {
+    for (const vcpu of this.vcpus.splice(0)) vcpu.dispose();
+    this.slots.length = 0;
+    this.pasids.clear();
   }
 
   private invalidate(start: bigint, last: bigint): void {

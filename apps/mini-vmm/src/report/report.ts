@@ -1,7 +1,8 @@
 /** What a run was: the machine-readable report, and the same for people. */
 
 import type { VtdCounters } from '@iommukit/hw';
-import type { Usage } from '../host/host.ts';
+import type { Leftovers } from '../host/host.ts';
+import { type BootInfo, GUEST_BAD_REQUESTS } from '../vmm/boot-info.ts';
 import type { GuestFact } from '../vmm/guest-report.ts';
 import type { Step } from './steps.ts';
 
@@ -35,23 +36,25 @@ export type Report = {
     invalidations: number;
   };
   /** Read after every file is closed and the VMM's process is gone. */
-  leftovers: Usage;
+  leftovers: Leftovers;
   steps: readonly Step[];
 };
 
 export type RunFacts = {
+  /** What the guest was asked for. */
+  boot: BootInfo;
   facts: readonly GuestFact[];
   instructions: bigint;
   exitStatus: number | null;
   /** Why the VM ended other than by power-off, or null. */
   ending: string | null;
   counters: VtdCounters;
-  leftovers: Usage;
+  leftovers: Leftovers;
   steps: readonly Step[];
 };
 
 export function makeReport(run: RunFacts): Report {
-  const { facts, counters, leftovers, steps, exitStatus } = run;
+  const { boot, facts, counters, leftovers, steps, exitStatus } = run;
   const processes = facts.filter(({ word }) => word === 'process').map(readProcess);
   const iommu = {
     translations: counters.translations,
@@ -66,8 +69,16 @@ export function makeReport(run: RunFacts): Report {
   const failures: string[] = [];
   if (run.ending !== null) failures.push(`VM ended early: ${run.ending}`);
   else if (exitStatus !== 0) failures.push(`guest powered off with status ${exitStatus}`);
-  for (const { pid, bytes, verified } of processes) {
-    if (verified !== bytes) failures.push(`process ${pid} verified ${verified} of ${bytes} bytes`);
+  if (processes.length !== boot.processes) {
+    failures.push(`${processes.length} of ${boot.processes} processes reported`);
+  }
+  if (new Set(processes.map(({ pasid }) => pasid)).size !== processes.length) failures.push('processes shared a PASID');
+  for (const { pid, verified, faultsReported } of processes) {
+    const { bytesPerProcess } = boot;
+    if (verified !== bytesPerProcess) failures.push(`process ${pid} verified ${verified} of ${bytesPerProcess} bytes`);
+    if (faultsReported !== GUEST_BAD_REQUESTS) {
+      failures.push(`process ${pid} saw ${faultsReported} of ${GUEST_BAD_REQUESTS} bad requests refused`);
+    }
   }
   if (iommu.pageRequests !== iommu.pageResponses) {
     failures.push(`${iommu.pageRequests} page requests had ${iommu.pageResponses} responses`);
@@ -116,6 +127,7 @@ export function formatReport(report: Report): string {
     ['PASIDs at the end', leftovers.pasids],
     ['objects at the end', leftovers.objects],
     ['mappings at the end', leftovers.mappings],
+    ['frames at the end', leftovers.frames],
   ];
   lines.push(...table(counts.map(([name, count]) => [name, formatCount(count)])), '');
   lines.push(...failures.map((failure) => `FAILED: ${failure}`));

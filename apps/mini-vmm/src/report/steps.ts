@@ -18,10 +18,14 @@ type Ids = {
   cr3: bigint;
   parent: number;
   hwpt: number;
+  instruction: string;
+  source: bigint;
   group: number;
   cookie: number;
   page: bigint;
   unmapped: bigint;
+  /** PASIDs that the host's table has an entry for now. */
+  readonly hostEntries: Set<unknown>;
 };
 
 /** One event of a chain. */
@@ -56,6 +60,12 @@ function ours(event: Event, ids: Ids): boolean {
   return event['pasid'] === ids.pasid || event['pasid'] === ids.hostPasid;
 }
 
+/** True when `address` lies in the naturally aligned range of 2^sizeLg2 bytes at `start`, and that is not everything. */
+function isIn(address: bigint, start: unknown, sizeLg2: unknown): boolean {
+  const shift = BigInt(sizeLg2 as number);
+  return shift < 64n && address >> shift === (start as bigint) >> shift;
+}
+
 const PLAN: readonly StepPlan[] = [
   {
     title: "A process's own page table is to be the first stage",
@@ -73,15 +83,19 @@ const PLAN: readonly StepPlan[] = [
     title: 'The guest writes its PASID entry, and nothing happens',
     links: [
       link('vmm', 'guest_pasid_entry', (event, ids) => {
-        return event['pasid'] === ids.pasid && event['present'] === true && event['shadowed'] === false;
+        return event['pasid'] === ids.pasid && event['present'] === true && !ids.hostEntries.has(ids.pasid);
       }),
     ],
     observed: ({ pasid }) => `entry ${pasid} is present in the guest's table; the host has none`,
   },
   {
     title: 'The guest flushes its PASID cache, and the VMM looks',
-    links: [link('vmm', 'pasid_cache_flush', (event, ids) => event['pasid'] === ids.pasid)],
-    observed: ({ pasid }) => `PASID-cache invalidation of PASID ${pasid} trapped`,
+    links: [
+      link('vmm', 'pasid_cache_flush', (event, ids) => {
+        return event['pasid'] === ids.pasid && event['present'] === true && !ids.hostEntries.has(ids.pasid);
+      }),
+    ],
+    observed: ({ pasid }) => `PASID-cache invalidation of PASID ${pasid} trapped; the host still has no entry`,
   },
   {
     title: 'The VMM nests the table and attaches the device with the PASID',
@@ -93,11 +107,13 @@ const PLAN: readonly StepPlan[] = [
           event['kind'] === 'nested' && { hwpt: event['hwpt'] as number, parent: event['parent'] as number },
       },
       link('core', 'pasid_entry_set', (event, ids) => event['pasid'] === ids.pasid),
+      link('iommufd', 'device_attach', (event, ids) => event['pasid'] === ids.pasid && event['hwpt'] === ids.hwpt),
       {
         layer: 'core',
         name: 'pasid_entry_set',
         match: (event, ids) => event['pasid'] !== ids.pasid && { hostPasid: event['pasid'] as number },
       },
+      link('iommufd', 'device_attach', (event, ids) => event['pasid'] === ids.hostPasid && event['hwpt'] === ids.hwpt),
       link('vmm', 'shadow_set', (event, ids) => event['hwpt'] === ids.hwpt && event['table'] === ids.cr3),
     ],
     observed: ({ hwpt, parent, pasid, hostPasid }) =>
@@ -106,11 +122,23 @@ const PLAN: readonly StepPlan[] = [
   {
     title: 'The process hands its pointers to the device',
     links: [
-      link('vmm', 'portal_write', (event, ids) => event['cr3'] === ids.cr3 && event['accepted'] === true),
       link('hw', 'dsa_submit', (event, ids) => ours(event, ids) && event['outcome'] === 'queued'),
-      link('hw', 'ats_request', (event, ids) => ours(event, ids) && event['granted'] !== 0),
+      {
+        layer: 'vmm',
+        name: 'portal_write',
+        match: (event, ids) =>
+          event['cr3'] === ids.cr3 &&
+          event['accepted'] === true && {
+            instruction: (event['instruction'] as string).toUpperCase(),
+            source: event['source'] as bigint,
+          },
+      },
+      link('hw', 'ats_request', (event, ids) => {
+        return ours(event, ids) && event['iova'] === ids.source - (ids.source & 0xfffn) && event['granted'] !== 0;
+      }),
     ],
-    observed: ({ cr3 }) => `descriptor written under CR3 ${hex(cr3)}; its user addresses go through both stages`,
+    observed: ({ instruction, cr3, source }) =>
+      `${instruction} under CR3 ${hex(cr3)}; its pointer ${hex(source)} goes through both stages`,
   },
   {
     title: 'A page never touched: the guest serves the page request',
@@ -131,10 +159,13 @@ const PLAN: readonly StepPlan[] = [
       link('vmm', 'page_response_forward', (event, ids) => event['cookie'] === ids.cookie && event['code'] === 0),
       link('iommufd', 'fault_response', (event, ids) => event['cookie'] === ids.cookie && event['code'] === 0),
       link('hw', 'page_response', (event, ids) => event['group'] === ids.group && event['code'] === 0),
+      link('hw', 'ats_request', (event, ids) => {
+        return ours(event, ids) && event['iova'] === ids.page && event['granted'] !== 0;
+      }),
       link('hw', 'dsa_complete', (event, ids) => ours(event, ids) && event['status'] === 1),
     ],
     observed: ({ page, group, cookie }) =>
-      `page ${hex(page)}, group ${group}, cookie ${cookie}: faulted in, answered, DMA completed`,
+      `page ${hex(page)}, group ${group}, cookie ${cookie}: faulted in, answered, translated, DMA completed`,
   },
   {
     title: "munmap: the guest's invalidation reaches the hardware",
@@ -144,21 +175,30 @@ const PLAN: readonly StepPlan[] = [
         name: 'guest_munmap',
         match: (event, ids) => event['cpuCr3'] === ids.cr3 && { unmapped: event['address'] as bigint },
       },
+      link('hw', 'invalidate', (event, ids) => {
+        const request = event['request'] as Readonly<Record<string, unknown>>;
+        if (request['kind'] !== 'pasid-iotlb' || request['granularity'] !== 'page') return false;
+        return request['pasid'] === ids.pasid && isIn(ids.unmapped, request['address'], request['sizeLg2']);
+      }),
+      link('hw', 'ats_invalidate', (event, ids) => {
+        return ours(event, ids) && event['completed'] === true && isIn(ids.unmapped, event['iova'], event['sizeLg2']);
+      }),
       link('iommufd', 'hwpt_invalidate', (event, ids) => event['hwpt'] === ids.hwpt),
-      link('hw', 'ats_invalidate', (event, ids) => ours(event, ids) && event['completed'] === true),
     ],
     observed: ({ unmapped, hwpt }) => `${hex(unmapped)} invalidated in HWPT ${hwpt}, device TLB included`,
   },
   {
     title: 'The process exits, the VM ends: nothing is left',
     links: [
-      link('core', 'pasid_entry_clear', (event, ids) => ours(event, ids)),
+      link('core', 'prq_drain', (event, ids) => event['pasid'] === ids.hostPasid),
+      link('core', 'pasid_entry_clear', (event, ids) => event['pasid'] === ids.hostPasid),
+      link('core', 'prq_drain', (event, ids) => event['pasid'] === ids.pasid),
+      link('core', 'pasid_entry_clear', (event, ids) => event['pasid'] === ids.pasid),
       link('vmm', 'shadow_clear', (event, ids) => event['hwpt'] === ids.hwpt),
-      link('host', 'leftovers', (event) => {
-        return event['pins'] === 0 && event['pasids'] === 0 && event['objects'] === 0 && event['mappings'] === 0;
-      }),
+      link('host', 'leftovers', ({ name: _, ...counts }) => Object.values(counts).every((count) => count === 0)),
     ],
-    observed: ({ pasid, hostPasid }) => `PASIDs ${pasid} and ${hostPasid} cleared and drained; no pin, object or PASID`,
+    observed: ({ pasid, hostPasid }) =>
+      `PASIDs ${pasid} and ${hostPasid} drained and cleared; no pin, PASID, object, mapping or frame is left`,
   },
 ];
 
@@ -170,16 +210,22 @@ export class StepMatcher {
     cr3: -1n,
     parent: -1,
     hwpt: -1,
+    instruction: '',
+    source: -1n,
     group: -1,
     cookie: -1,
     page: -1n,
     unmapped: -1n,
+    hostEntries: new Set(),
   };
   private readonly observations: string[] = [];
   /** Links matched of the step that is looked for. */
   private matched = 0;
 
   feed({ layer, event }: TraceEntry): void {
+    const { hostEntries } = this.ids;
+    if (layer === 'core' && event.name === 'pasid_entry_set') hostEntries.add(event['pasid']);
+    if (layer === 'core' && event.name === 'pasid_entry_clear') hostEntries.delete(event['pasid']);
     const plan = PLAN[this.observations.length];
     const expected = plan?.links[this.matched];
     if (plan === undefined || expected === undefined || expected.layer !== layer || expected.name !== event.name)

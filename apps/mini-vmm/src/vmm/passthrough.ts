@@ -17,7 +17,7 @@ import {
   PasidCapability,
   PciFunction,
 } from '@iommukit/hw';
-import { POLLIN, type SystemCalls } from '@iommukit/iommufd';
+import { POLLIN, SysError, type SystemCalls } from '@iommukit/iommufd';
 import { VFIO_PCI_MSIX_IRQ_INDEX, VfioDeviceClient } from '@iommukit/vfio';
 
 const COMMAND = 0x04;
@@ -111,7 +111,7 @@ export class PassthroughFunction extends PciFunction {
   }
 
   protected override onReset(): void {
-    this.options.device.vfio.reset();
+    attempt(() => this.options.device.vfio.reset(), undefined);
     this.forwardCommand();
   }
 
@@ -140,19 +140,23 @@ export class PassthroughFunction extends PciFunction {
     return {
       read(offset: number, width: AccessWidth): bigint {
         word.fill(0);
-        vfio.read(index, offset, word.subarray(0, width));
+        const count = attempt(() => vfio.read(index, offset, word.subarray(0, width)), 0);
+        word.fill(0xff, count, width);
         return view.getBigUint64(0, true);
       },
       write(offset: number, width: AccessWidth, value: bigint): void {
         view.setBigUint64(0, value, true);
-        vfio.write(index, offset, word.subarray(0, width));
+        attempt(() => vfio.write(index, offset, word.subarray(0, width)), 0);
       },
       store64(offset: number, data: Uint8Array): void {
-        memory.store64(window + BigInt(offset), data);
-        onPortalWrite('movdir64b', data, true);
+        const stored = attempt(() => {
+          memory.store64(window + BigInt(offset), data);
+          return true;
+        }, false);
+        onPortalWrite('movdir64b', data, stored);
       },
       enqueue64(offset: number, data: Uint8Array): boolean {
-        const accepted = memory.enqueue64(window + BigInt(offset), data);
+        const accepted = attempt(() => memory.enqueue64(window + BigInt(offset), data), false);
         onPortalWrite('enqcmd', data, accepted);
         return accepted;
       },
@@ -188,5 +192,18 @@ export class PassthroughFunction extends PciFunction {
       at = vfio.readConfig(at + 1, 1) & ~3;
     }
     return 0;
+  }
+}
+
+/**
+ * What `action` gives, or `refused` when the host refuses it. An access of the guest's ends on the guest's bus, never
+ * in the VMM: reads of what is not there are all ones, writes are dropped.
+ */
+function attempt<T>(action: () => T, refused: T): T {
+  try {
+    return action();
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error;
+    return refused;
   }
 }

@@ -1,8 +1,6 @@
 /**
  * The machine that the guest sees, but for its CPU, its IOMMU and what is passed through: the guest physical address
  * space, the PCI hierarchy, interrupt controllers, serial ports and the power button.
- *
- * Guest memory is the VMM process's own memory; to this side it is foreign memory of the guest's address space.
  */
 
 import {
@@ -15,8 +13,9 @@ import {
   LocalApic,
   noTrace,
   PAGE_SIZE,
+  type PciEvent,
   PciFabric,
-  PhysicalMemory,
+  type PhysicalMemory,
   type Scheduler,
   type TraceSink,
   Uart16550,
@@ -36,16 +35,15 @@ const POWER_PORT = 0xf4;
 
 export type PlatformOptions = {
   scheduler: Scheduler;
-  /** Bytes of guest memory, from guest physical address 0. */
-  memoryBytes: number;
-  readMemory(gpa: number, into: Uint8Array): void;
-  writeMemory(gpa: number, from: Uint8Array): void;
+  /** The physical address space, with the machine's memory from address 0 and nothing else in it yet. */
+  memory: PhysicalMemory;
   /** Takes what the guest prints. */
   console(byte: number): void;
   /** Takes what the guest writes to its second serial port. */
   report(byte: number): void;
   powerOff(status: number): void;
   trace?: TraceSink<VmmEvent>;
+  pciTrace?: TraceSink<PciEvent>;
 };
 
 export class Platform implements CpuBus {
@@ -56,9 +54,7 @@ export class Platform implements CpuBus {
   private readonly powerOff: (status: number) => void;
 
   constructor(options: PlatformOptions) {
-    const { scheduler, memoryBytes, trace = noTrace } = options;
-    const memory = new PhysicalMemory({ ramBytes: 0, reservedBytes: 65536 });
-    memory.mapForeign(0, memoryBytes / PAGE_SIZE, { read: options.readMemory, write: options.writeMemory });
+    const { scheduler, memory, trace = noTrace, pciTrace = noTrace } = options;
     const apic = new LocalApic({ scheduler });
     const interrupts = {
       deliver(addressLow: number, data: number): void {
@@ -68,7 +64,7 @@ export class Platform implements CpuBus {
     };
     const ioApic = new IoApic(interrupts);
     apic.onEoi = (vector) => ioApic.endOfInterrupt(vector);
-    const fabric = new PciFabric({ memory, scheduler, interrupts });
+    const fabric = new PciFabric({ memory, scheduler, interrupts, trace: pciTrace });
     const serial = (output: (byte: number) => void, pin: number) =>
       new Uart16550({ output, line: (asserted) => ioApic.setLine(pin, asserted) });
     this.ports.set(CONSOLE_PORT, serial(options.console, CONSOLE_LINE));

@@ -152,16 +152,15 @@ export class Stage1Shadow {
     }
   }
 
-  /** Passes the guest's answer on. False when no such group of this PASID waits for one. */
-  respond(group: number, code: number): boolean {
+  /** Passes the guest's answer on; nothing happens when no such group of this PASID waits for one. */
+  respond(group: number, code: number): void {
     const cookie = this.cookies.get(group);
-    if (cookie === undefined) return false;
+    if (cookie === undefined) return;
     this.cookies.delete(group);
     const { iommufd, trace } = this.host;
     const { pasid } = this.place;
     if (trace.enabled) trace.emit({ name: 'page_response_forward', pasid, group, code, cookie });
     iommufd.respondFault(this.faultQueue.fd, cookie, code === PRG_SUCCESS);
-    return true;
   }
 
   /** Blocks both PASIDs; the host answers what the guest has not. Never fails. */

@@ -3,16 +3,26 @@
 export type VmmEvent =
   /** The guest gives the running process a PASID; `cpuCr3` is what the CPU has in CR3 at that moment. */
   | { name: 'guest_pasid_bind'; pasid: number; cr3: bigint; cpuCr3: bigint }
-  /** The guest says it has written a PASID entry: whether it is there, and whether the host has a table for it. */
-  | { name: 'guest_pasid_entry'; pasid: number; address: bigint; present: boolean; shadowed: boolean }
-  /** The guest flushed its PASID cache: `pasid` is -1 when more than one PASID is meant. */
-  | { name: 'pasid_cache_flush'; pasid: number }
+  /** The guest says it has written a PASID entry: whether it is there. */
+  | { name: 'guest_pasid_entry'; pasid: number; address: bigint; present: boolean }
+  /** The guest flushed its PASID cache: whether the entry is there now; `pasid` is -1 when more than one is meant. */
+  | { name: 'pasid_cache_flush'; pasid: number; present: boolean }
   | { name: 'shadow_set'; pasid: number; hostPasid: number; hwpt: number; table: bigint; replaced: boolean }
   | { name: 'shadow_clear'; pasid: number; hostPasid: number; hwpt: number }
   /** The guest's entry cannot be shadowed: the PASID stays blocked. */
   | { name: 'shadow_refused'; pasid: number; message: string }
-  /** A process of the guest wrote a descriptor to a portal; `pasid` is what the write carries, 0 for MOVDIR64B. */
-  | { name: 'portal_write'; instruction: 'enqcmd' | 'movdir64b'; pasid: number; cr3: bigint; accepted: boolean }
+  /**
+   * The guest wrote 64 bytes to the device, as a descriptor in a portal; `pasid` is what the write carries, 0 for
+   * MOVDIR64B, `source` the descriptor's first address. `accepted` is false when the host or the queue refused it.
+   */
+  | {
+      name: 'portal_write';
+      instruction: 'enqcmd' | 'movdir64b';
+      pasid: number;
+      cr3: bigint;
+      source: bigint;
+      accepted: boolean;
+    }
   /** ENQCMD with a guest PASID that has no host PASID: answered with Retry. */
   | { name: 'command_refused'; pasid: number }
   | { name: 'page_request_inject'; pasid: number; group: number; address: bigint; last: boolean; cookie: number }

@@ -48,15 +48,10 @@ export class VirtualIommu implements VtdBackend {
     options.device.attach(options.parentHwpt);
   }
 
-  /** True when the host has a table for the guest's `pasid`. */
-  isShadowed(pasid: number): boolean {
-    return this.shadows.has(pasid);
-  }
-
   /** True when the guest's own entry of `pasid` is present, whatever the host has for it. */
   hasGuestEntry(pasid: number): boolean {
     const context = this.context();
-    return context !== null && readPasidEntry(this.options.memory, context, pasid) !== null;
+    return context !== null && pasid !== NO_PASID && readPasidEntry(this.options.memory, context, pasid) !== null;
   }
 
   /** Only scalable-mode tables have PASIDs to shadow; with others everything stays blocked. */
@@ -84,18 +79,18 @@ export class VirtualIommu implements VtdBackend {
         this.flushPasidCache(request.granularity === 'pasid' ? request.pasid : NO_PASID);
         break;
       case 'pasid-iotlb':
-        this.invalidateStage1(request);
+        this.invalidatePasid(request);
         break;
       case 'iotlb':
-        for (const shadow of this.shadows.values()) shadow.invalidate(0n, U64_MAX, false);
+        for (const pasid of [...this.shadows.keys()]) this.invalidateStage1(pasid, 0n, U64_MAX, false);
         break;
     }
     done(true);
   }
 
   /** The guest answers a page request, or its unit does when the guest's queue has no room. */
-  respond(response: PageGroupResponse): void {
-    for (const shadow of this.shadows.values()) if (shadow.respond(response.group, response.code)) return;
+  respond({ rid, pasid, group, code }: PageGroupResponse): void {
+    if (rid === this.options.guestRid) this.shadows.get(pasid)?.respond(group, code);
   }
 
   /** Moves what the host's fault queues hold into the guest's page-request queue. */
@@ -111,17 +106,28 @@ export class VirtualIommu implements VtdBackend {
 
   private flushPasidCache(pasid: number): void {
     const { trace } = this.options;
-    if (trace.enabled) trace.emit({ name: 'pasid_cache_flush', pasid });
+    if (trace.enabled) trace.emit({ name: 'pasid_cache_flush', pasid, present: this.hasGuestEntry(pasid) });
     const context = this.context();
     if (pasid === NO_PASID || pasid === context?.ridPasid) this.syncAll();
     else this.sync(pasid, context);
   }
 
-  private invalidateStage1(request: VtdInvalidation & { kind: 'pasid-iotlb' }): void {
+  private invalidatePasid(request: VtdInvalidation & { kind: 'pasid-iotlb' }): void {
     const pasid = request.pasid === this.context()?.ridPasid ? NO_PASID : request.pasid;
-    const shadow = this.shadows.get(pasid);
-    if (request.granularity === 'pasid' || request.sizeLg2 >= 64) shadow?.invalidate(0n, U64_MAX, false);
-    else shadow?.invalidate(request.address, (1n << BigInt(request.sizeLg2)) / BigInt(PAGE_SIZE), request.leafOnly);
+    if (request.granularity === 'pasid' || request.sizeLg2 >= 64) this.invalidateStage1(pasid, 0n, U64_MAX, false);
+    else {
+      const pages = (1n << BigInt(request.sizeLg2)) / BigInt(PAGE_SIZE);
+      this.invalidateStage1(pasid, request.address, pages, request.leafOnly);
+    }
+  }
+
+  /** What the host refuses to invalidate is used no more. */
+  private invalidateStage1(pasid: number, address: bigint, pages: bigint, leaf: boolean): void {
+    try {
+      this.shadows.get(pasid)?.invalidate(address, pages, leaf);
+    } catch (error) {
+      this.refuse(pasid, error);
+    }
   }
 
   private syncAll(): void {
@@ -147,7 +153,13 @@ export class VirtualIommu implements VtdBackend {
     const entry = context === null ? null : readPasidEntry(memory, context, context.ridPasid);
     const passThrough = entry !== null && fieldGet(PASID0_PGTT, entry[0]!) === PGTT_PASS_THROUGH;
     if (!this.translating || passThrough) {
-      device.attach(parentHwpt);
+      try {
+        device.attach(parentHwpt);
+      } catch (error) {
+        this.refuse(NO_PASID, error);
+        device.detach(NO_PASID);
+        return;
+      }
       this.shadows.get(NO_PASID)?.release();
       this.shadows.delete(NO_PASID);
     } else if (entry !== null) this.set({ pasid: NO_PASID, hostPasid: NO_PASID }, entry);
@@ -166,10 +178,16 @@ export class VirtualIommu implements VtdBackend {
       shadows.set(pasid, new Stage1Shadow(options, place, entry, old));
       if (hostPasid !== NO_PASID) options.hypervisor.mapPasid(pasid, hostPasid);
     } catch (error) {
-      if (!(error instanceof SysError)) throw error;
-      if (options.trace.enabled) options.trace.emit({ name: 'shadow_refused', pasid, message: error.message });
-      this.clear(pasid);
+      this.refuse(pasid, error);
     }
+  }
+
+  /** The host refused something for `pasid`, which is blocked from now on. */
+  private refuse(pasid: number, error: unknown): void {
+    if (!(error instanceof SysError)) throw error;
+    const { trace } = this.options;
+    if (trace.enabled) trace.emit({ name: 'shadow_refused', pasid, message: error.message });
+    this.clear(pasid);
   }
 
   /** Nothing reaches memory through `pasid` on return. */

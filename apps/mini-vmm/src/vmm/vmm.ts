@@ -7,8 +7,9 @@ import {
   type CpuExit,
   type GuestCpu,
   PAGE_SIZE,
+  PhysicalMemory,
   requesterId,
-  type Scheduler,
+  Scheduler,
   type TraceSink,
   VtdRegisterFile,
 } from '@iommukit/hw';
@@ -25,13 +26,12 @@ import { VirtualIommu } from './virtual-iommu.ts';
 
 /** Where the guest finds the accelerator: an integrated endpoint. */
 const GUEST_RID: number = requesterId(0, 2, 0);
-/** PASID field of a command that ENQCMD sends (Intel DSA specification, section 8.1). */
+/** PASID field of a descriptor that ENQCMD sends (Intel DSA specification, section 8.1). */
 const COMMAND_PASID = 0xfffff;
 
 export type VmmOptions = {
   system: SystemCalls;
   hypervisor: Hypervisor;
-  scheduler: Scheduler;
   /** The accelerator's VFIO device. */
   devicePath: string;
   /** The guest's ELF image. */
@@ -49,6 +49,8 @@ export class Vmm {
   /** The guest's exit status once it has powered off. */
   exitStatus: number | null = null;
   private readonly options: VmmOptions;
+  /** The time that the guest's hardware lives in: it follows the host's clock, in `pump` and nowhere else. */
+  private readonly scheduler: Scheduler = new Scheduler();
   private readonly platform: Platform;
   private readonly iommufd: IommufdClient;
   private readonly device: PassthroughDevice;
@@ -58,22 +60,28 @@ export class Vmm {
 
   /** Sets the machine up and loads the guest. @throws {SysError} what the host refuses; RangeError a bad image */
   constructor(options: VmmOptions) {
-    const { system, hypervisor, scheduler, boot, trace } = options;
+    const { system, hypervisor, boot, trace } = options;
+    const { scheduler } = this;
     this.options = options;
     this.memoryAddress = system.mmap({ length: boot.ramBytes });
     hypervisor.addSlot({ gpa: 0, bytes: boot.ramBytes, hva: this.memoryAddress });
     const report = new GuestReport((fact) => this.hear(fact));
+    const { addressSpace } = system.process;
+    // Guest memory is the process's own; in the guest's address space it is foreign.
+    const memory = new PhysicalMemory({ ramBytes: 0, reservedBytes: 65536 });
+    memory.mapForeign(0, boot.ramBytes / PAGE_SIZE, {
+      read: (gpa, into) => addressSpace.read(this.memoryAddress + BigInt(gpa), into),
+      write: (gpa, from) => addressSpace.write(this.memoryAddress + BigInt(gpa), from),
+    });
     this.platform = new Platform({
       scheduler,
-      memoryBytes: boot.ramBytes,
-      readMemory: (gpa, into) => system.process.addressSpace.read(this.memoryAddress + BigInt(gpa), into),
-      writeMemory: (gpa, from) => system.process.addressSpace.write(this.memoryAddress + BigInt(gpa), from),
+      memory,
       console: options.console,
       report: (byte) => report.byte(byte),
       powerOff: (status) => this.powerOff(status),
       trace,
     });
-    const { memory, apic, fabric } = this.platform;
+    const { apic, fabric } = this.platform;
 
     this.iommufd = new IommufdClient(system, system.open('/dev/iommu'));
     const ioas = this.iommufd.ioasAlloc();
@@ -138,8 +146,17 @@ export class Vmm {
     return this.platform.apic.pending() >= 0;
   }
 
-  /** Moves what the host has for the guest, page requests and interrupts, into the guest. */
-  pump(): void {
+  /** When the guest's hardware has something to do of its own, in nanoseconds of the host's clock, or Infinity. */
+  get nextDue(): number {
+    return this.scheduler.nextDue;
+  }
+
+  /**
+   * Lets the guest's hardware catch up with the host's clock, `now` in nanoseconds, and moves in what the host has for
+   * the guest: page requests and interrupts. Its timers and queues may make system calls, so no call is in progress.
+   */
+  pump(now: number): void {
+    this.scheduler.runUntil(now);
     this.virtualIommu.pumpPageRequests();
     this.function.pumpInterrupts();
   }
@@ -180,16 +197,17 @@ export class Vmm {
     const pasid = fact.number('pasid');
     const cr3 = fact.address('cr3');
     const present = this.virtualIommu.hasGuestEntry(pasid);
-    const shadowed = this.virtualIommu.isShadowed(pasid);
     trace.emit({ name: 'guest_pasid_bind', pasid, cr3, cpuCr3: this.vcpuCr3() });
-    trace.emit({ name: 'guest_pasid_entry', pasid, address: fact.address('address'), present, shadowed });
+    trace.emit({ name: 'guest_pasid_entry', pasid, address: fact.address('address'), present });
   }
 
   private tracePortal(instruction: 'enqcmd' | 'movdir64b', data: Uint8Array, accepted: boolean): void {
     const { trace } = this.options;
     if (!trace.enabled) return;
-    const pasid = new DataView(data.buffer, data.byteOffset).getUint32(0, true) & COMMAND_PASID;
-    trace.emit({ name: 'portal_write', instruction, pasid, cr3: this.vcpuCr3(), accepted });
+    const descriptor = new DataView(data.buffer, data.byteOffset);
+    const pasid = descriptor.getUint32(0, true) & COMMAND_PASID;
+    const source = descriptor.getBigUint64(16, true);
+    trace.emit({ name: 'portal_write', instruction, pasid, cr3: this.vcpuCr3(), source, accepted });
   }
 
   /** Address of the CPU's page table now, without the bits beside it. */

@@ -1,5 +1,5 @@
 import { type CpuBus, FrameAllocator, type GuestCpu, PhysicalMemory, Scheduler } from '@iommukit/hw';
-import { Kernel, Processes, type ProcessMemory, SysError } from '@iommukit/iommu-core';
+import { Kernel, Processes, SysError } from '@iommukit/iommu-core';
 import { describe, expect, test } from 'vitest';
 import { VirtualMachine } from '../../src/host/virtual-machine.ts';
 
@@ -17,14 +17,15 @@ const bus: CpuBus = {
   writePort() {},
 };
 
-function setUp(): { memory: ProcessMemory; hva: bigint; machine: VirtualMachine; kernel: Kernel } {
+function setUp() {
   const physical = new PhysicalMemory({ ramBytes: 16 << 20 });
   const interrupts = { allocate: () => ({ address: 0n, data: 0 }), free() {} };
   const frames = new FrameAllocator(physical, { debug: true });
   const kernel = new Kernel({ memory: physical, frames, scheduler: new Scheduler(), interrupts });
-  const memory = new Processes(kernel).spawn().memory!;
+  const processes = new Processes(kernel);
+  const memory = processes.spawn().memory!;
   const hva = memory.map({ length: PAGES * 4096, protection: 3 });
-  return { memory, hva, machine: new VirtualMachine(physical, memory), kernel };
+  return { memory, hva, machine: new VirtualMachine(physical, memory), kernel, physical, processes };
 }
 
 /** Copies the quadword at guest `from` to guest `to`; the tables are an identity map of the first 2 MiB. */
@@ -90,8 +91,19 @@ describe('a memory slot', () => {
     const { cpu, memory, kernel } = start();
     memory.release();
     expect(kernel.frames.allocated).toBe(0);
-    cpu.resetToLongMode({ rip: CODE, cr3: 0x1000n, rsp: 0x7000n });
-    expect(['triple-fault', 'dead', 'budget']).toContain(cpu.run(1000));
+    expect(() => cpu.run(1)).toThrow('disposed');
+  });
+
+  test('and a CPU can be had again and again, because each process takes its own along', () => {
+    const { physical, processes } = setUp();
+    for (let time = 0; time < 100; time++) {
+      const process = processes.spawn();
+      const memory = process.memory!;
+      const machine = new VirtualMachine(physical, memory);
+      machine.addSlot({ gpa: 0, bytes: 4096, hva: memory.map({ length: 4096, protection: 3 }) });
+      machine.createVcpu(bus, { pending: () => -1, acknowledge() {} });
+      process.exit();
+    }
   });
 
   test.each([

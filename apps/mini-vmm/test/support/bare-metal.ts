@@ -5,23 +5,15 @@
 
 import { readFileSync } from 'node:fs';
 import {
-  type CpuBus,
   type DsaEvent,
   DsaFunction,
-  ECAM_SIZE,
-  IO_APIC_BASE,
-  IoApic,
-  LOCAL_APIC_BASE,
-  LocalApic,
   PAGE_SIZE,
   type PciEvent,
-  PciFabric,
   PhysicalMemory,
   RootPort,
   requesterId,
   Scheduler,
   Trace,
-  Uart16550,
   type VtdEvent,
   type VtdFeatures,
   VtdUnit,
@@ -30,12 +22,8 @@ import {
 import { type BootInfo, encodeBootInfo, guestMemoryBytes } from '../../src/vmm/boot-info.ts';
 import { type GuestFact, GuestReport } from '../../src/vmm/guest-report.ts';
 import { loadGuest } from '../../src/vmm/loader.ts';
+import { GUEST_VTD_BASE, Platform } from '../../src/vmm/platform.ts';
 
-const ECAM_BASE = 0xe000_0000;
-const VTD_BASE = 0xfed9_0000;
-const CONSOLE_PORT = 0x3f8;
-const REPORT_PORT = 0x2f8;
-const POWER_PORT = 0xf4;
 /** Instructions, and nanoseconds, that the CPU runs before events get their turn. */
 const SLICE = 1000;
 
@@ -63,15 +51,13 @@ export type GuestRun = {
   instructions: bigint;
 };
 
-export class BareMetal implements CpuBus {
+export class BareMetal {
   readonly scheduler: Scheduler = new Scheduler();
   readonly trace: Trace<HardwareEvent> = new Trace(this.scheduler);
-  readonly memory: PhysicalMemory;
   readonly unit: VtdUnit;
   readonly device: DsaFunction;
   readonly cpu: WasmCpu;
-  private readonly apic: LocalApic;
-  private readonly ports: Map<number, Uart16550>;
+  private readonly platform: Platform;
   private status: number | null = null;
   private console = '';
   private readonly facts: GuestFact[] = [];
@@ -88,10 +74,19 @@ export class BareMetal implements CpuBus {
       ...options.boot,
     };
     const memory = new PhysicalMemory({ ramBytes: boot.ramBytes });
-    const apic = new LocalApic({ scheduler });
-    const ioApic = new IoApic(apic);
-    apic.onEoi = (vector) => ioApic.endOfInterrupt(vector);
-    const fabric = new PciFabric({ memory, scheduler, interrupts: apic, trace });
+    const report = new GuestReport((fact) => this.facts.push(fact));
+    const platform = new Platform({
+      scheduler,
+      memory,
+      console: (byte) => (this.console += String.fromCharCode(byte)),
+      report: (byte) => report.byte(byte),
+      powerOff: (status) => {
+        this.status = status;
+        this.cpu.requestExit();
+      },
+      pciTrace: trace,
+    });
+    const { fabric, apic } = platform;
     const unit = new VtdUnit({ memory, scheduler, port: fabric, interrupts: apic, features, trace });
     fabric.setAgent(unit);
     if (rootPort) {
@@ -101,19 +96,10 @@ export class BareMetal implements CpuBus {
       new DsaFunction({ memory, scheduler, trace }),
       rootPort ? requesterId(1, 0, 0) : requesterId(0, 1, 0),
     );
-    memory.mapMmio(LOCAL_APIC_BASE / PAGE_SIZE, 1, apic);
-    memory.mapMmio(IO_APIC_BASE / PAGE_SIZE, 1, ioApic);
-    memory.mapMmio(ECAM_BASE / PAGE_SIZE, ECAM_SIZE / PAGE_SIZE, fabric.ecam);
-    memory.mapMmio(VTD_BASE / PAGE_SIZE, 1, unit.registers);
-    const report = new GuestReport((fact) => this.facts.push(fact));
-    this.ports = new Map([
-      [CONSOLE_PORT, new Uart16550({ output: (byte) => (this.console += String.fromCharCode(byte)) })],
-      [REPORT_PORT, new Uart16550({ output: (byte) => report.byte(byte) })],
-    ]);
-    this.memory = memory;
+    memory.mapMmio(GUEST_VTD_BASE / PAGE_SIZE, 1, unit.registers);
     this.unit = unit;
-    this.apic = apic;
-    this.cpu = new WasmCpu({ memory, bus: this, interrupts: apic, guestFrames: memory.ramFrames });
+    this.platform = platform;
+    this.cpu = new WasmCpu({ memory, bus: platform, interrupts: apic, guestFrames: memory.ramFrames });
     this.cpu.mapMemory(
       0,
       Int32Array.from({ length: memory.ramFrames }, (_, pfn) => pfn),
@@ -135,36 +121,9 @@ export class BareMetal implements CpuBus {
       const exit = cpu.run(Math.max(1, Math.min(SLICE, scheduler.nextDue - scheduler.now)));
       scheduler.advance(Number(cpu.instructions - before));
       if (exit === 'halt') {
-        if (this.apic.pending() < 0 && !scheduler.runNext()) break;
+        if (this.platform.apic.pending() < 0 && !scheduler.runNext()) break;
       } else if (exit !== 'budget' && exit !== 'requested') break;
     }
     return { status: this.status, console: this.console, facts: this.facts, instructions: cpu.instructions };
-  }
-
-  readMmio(gpa: bigint, width: 1 | 2 | 4 | 8): bigint {
-    return this.memory.load(gpa, width);
-  }
-
-  writeMmio(gpa: bigint, width: 1 | 2 | 4 | 8, value: bigint): void {
-    this.memory.store(gpa, width, value);
-  }
-
-  store64(gpa: bigint, data: Uint8Array): void {
-    this.memory.store64(gpa, data);
-  }
-
-  enqueue64(gpa: bigint, data: Uint8Array): boolean {
-    return this.memory.enqueue64(gpa, data);
-  }
-
-  readPort(port: number): number {
-    return this.ports.get(port & ~7)?.readRegister(port & 7) ?? -1;
-  }
-
-  writePort(port: number, width: 1 | 2 | 4, value: number): void {
-    if (port === POWER_PORT && width === 4) {
-      this.status = value >>> 0;
-      this.cpu.requestExit();
-    } else this.ports.get(port & ~7)?.writeRegister(port & 7, value);
   }
 }

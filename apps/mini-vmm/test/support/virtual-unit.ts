@@ -3,12 +3,13 @@
  * writing guest memory and registers.
  */
 
-import { noTrace, PAGE_SIZE, PhysicalMemory, VtdRegisterFile } from '@iommukit/hw';
+import { PAGE_SIZE, PhysicalMemory, Scheduler, Trace, VtdRegisterFile } from '@iommukit/hw';
 import { IommufdClient } from '@iommukit/iommufd';
-import { Host } from '../../src/host/host.ts';
+import { Host, type Leftovers } from '../../src/host/host.ts';
 import { Machine } from '../../src/host/machine.ts';
 import { guestFeatures } from '../../src/vmm/guest-features.ts';
 import { PassthroughDevice } from '../../src/vmm/passthrough.ts';
+import type { VmmEvent } from '../../src/vmm/trace.ts';
 import { VirtualIommu } from '../../src/vmm/virtual-iommu.ts';
 
 export const GUEST_BYTES: number = 4 << 20;
@@ -25,12 +26,23 @@ export class VirtualUnit {
   /** Guest PASIDs that ENQCMD can use, and the host's for each. */
   readonly enqcmd: Map<number, number> = new Map();
   readonly pasidBits: number;
+  /** Guest PASIDs that the trace says are shadowed, NO_PASID among them. */
+  readonly shadowed: Set<number> = new Set();
+  /** Why entries were not shadowed, or not any longer. */
+  readonly refusals: string[] = [];
   /** Interrupt messages of the unit. */
   messages = 0;
   private readonly system = this.host.spawn('vmm');
+  private readonly scheduler = new Scheduler();
+  private readonly trace = new Trace<VmmEvent>(this.scheduler);
 
   constructor() {
     const { system, host } = this;
+    this.trace.listen((event) => {
+      if (event.name === 'shadow_set') this.shadowed.add(event.pasid);
+      if (event.name === 'shadow_clear') this.shadowed.delete(event.pasid);
+      if (event.name === 'shadow_refused') this.refusals.push(event.message);
+    });
     const hva = system.mmap({ length: GUEST_BYTES });
     const { addressSpace } = system.process;
     this.memory = new PhysicalMemory({ ramBytes: 0, reservedBytes: 65536 });
@@ -62,32 +74,28 @@ export class VirtualUnit {
         unmapPasid: (guest) => this.enqcmd.delete(guest),
       },
       enqueuePageRequest: (request) => this.registers.enqueuePageRequest(request),
-      trace: noTrace,
+      trace: this.trace,
     });
     this.registers = new VtdRegisterFile({
       features,
       memory: this.memory,
-      scheduler: host.machine.scheduler,
+      scheduler: this.scheduler,
       backend: this.iommu,
       sendMessage: () => this.messages++,
     });
   }
 
-  /** Lets the unit do what it has been asked to do. */
+  /** Lets the unit do what it has been asked to do, and the host what that leads to. */
   settle(span = 1_000_000): void {
-    const { scheduler } = this.host.machine;
-    const end = scheduler.now + span;
-    while (scheduler.nextDue <= end) {
-      scheduler.runNext();
-      this.host.kernel.runWork();
-    }
-    scheduler.runUntil(end);
+    this.scheduler.advance(span);
+    this.host.machine.scheduler.advance(span);
+    this.host.kernel.runWork();
     this.iommu.pumpPageRequests();
   }
 
-  /** The VMM process ends. */
-  exit(): void {
+  /** The VMM process ends, then the host. */
+  exit(): Leftovers {
     this.system.exit();
-    this.host.settle();
+    return this.host.shutDown();
   }
 }

@@ -3,12 +3,14 @@ import {
   CONTEXT0_PASIDE,
   CONTEXT0_PRESENT,
   DESCRIPTOR_PASID_CACHE,
+  DESCRIPTOR_PASID_IOTLB,
   DIRECTORY0_PRESENT,
   fieldPrep,
   GCMD_QIE,
   GCMD_SRTP,
   GCMD_TE,
   IQA_LO_DW,
+  NO_PASID,
   PASID_CACHE_GLOBAL,
   PASID_CACHE_PASID,
   PASID0_AW,
@@ -33,6 +35,7 @@ const CONTEXTS = 0x3000;
 const DIRECTORY = 0x4000;
 const TABLE = 0x5000;
 const STAGE1 = 0x10000;
+const NOTHING = { pins: 0, pasids: 0, objects: 0, mappings: 0, frames: 0 };
 
 /** A guest's driver: scalable-mode tables for one function, with PASIDs 0..63 in one table. */
 class GuestDriver {
@@ -152,16 +155,26 @@ describe('a guest PASID entry', () => {
 
   test('without PASID, that is first stage, nests requests without PASID; without an entry they are blocked', () => {
     const driver = new GuestDriver();
-    const { iommu } = driver.unit;
+    const { shadowed } = driver.unit;
     driver.firstStage(0);
     driver.flush(0);
-    expect(iommu.isShadowed(-1)).toBe(true);
+    expect(shadowed).toContain(NO_PASID);
     driver.entry(0, []);
     driver.flush(0);
-    expect(iommu.isShadowed(-1)).toBe(false);
-    driver.unit.exit();
-    expect(driver.unit.host.usage).toEqual({ pins: 0, pasids: 0, objects: 0, mappings: 0 });
+    expect(shadowed.size).toBe(0);
+    expect(driver.unit.exit()).toEqual(NOTHING);
   });
+});
+
+test('what the host cannot invalidate is blocked: a device that does not answer', () => {
+  const driver = new GuestDriver();
+  driver.firstStage(5);
+  driver.flush(5);
+  driver.unit.host.machine.dsa.answersInvalidations = false;
+  driver.submit([DESCRIPTOR_PASID_IOTLB | (2 << 4) | (1 << 16), 5, 0, 0]);
+  expectShadows(driver, []);
+  expect(driver.unit.refusals.length).toBe(1);
+  expect(driver.unit.exit()).toEqual(NOTHING);
 });
 
 describe('a hostile guest', () => {
@@ -204,8 +217,7 @@ describe('a hostile guest', () => {
             expect(hostPasid).toBe(2 ** unit.pasidBits + guest);
           }
         }
-        unit.exit();
-        expect(unit.host.usage).toEqual({ pins: 0, pasids: 0, objects: 0, mappings: 0 });
+        expect(unit.exit()).toEqual(NOTHING);
       }),
       { numRuns: 150 },
     );
