@@ -52,7 +52,8 @@ export class Bar implements MmioHandler {
   }
 
   store64(offset: number, data: Uint8Array): void {
-    if (this.handler.store64 !== undefined) {
+    const overlaid = this.overlays.some(({ start, end }) => offset < end && offset + 64 > start);
+    if (this.handler.store64 !== undefined && !overlaid) {
       this.handler.store64(offset, data);
       return;
     }

@@ -283,7 +283,7 @@ function move(
   at: number,
 ): number {
   if (pfn < memory.ramFrames) {
-    const frame = pfn * PAGE_SIZE + offset;
+    const frame = (pfn | 0) * PAGE_SIZE + offset;
     if (direction === ACCESS_WRITE) {
       copy(memory, buffer, at, memory.bytes, frame, count);
       memory.noteWrite(pfn);
