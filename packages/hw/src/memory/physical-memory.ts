@@ -11,6 +11,7 @@
  */
 
 import { hex, high32, low32, pageNumber, toU64, type U64 } from '../u64.ts';
+import { type BlockCopy, blockCopyOf } from './block-copy.ts';
 import type { MemoryPort } from './memory-port.ts';
 import type { AccessWidth, MmioHandler } from './mmio.ts';
 
@@ -49,6 +50,8 @@ export class PhysicalMemory implements MemoryPort {
   readonly words: Int32Array;
   /** RAM and reserved storage as bytes. */
   readonly bytes: Uint8Array;
+  /** Copies within `bytes`; the caller notes the frames written. */
+  readonly copy: BlockCopy;
   /** Number of RAM frames; frames [0, ramFrames) are RAM. */
   readonly ramFrames: number;
   /** One byte of FRAME_ flags for each RAM frame, in reserved storage at `frameFlagsOffset`. */
@@ -72,6 +75,7 @@ export class PhysicalMemory implements MemoryPort {
     this.wasm = new WebAssembly.Memory({ initial: pages, maximum: pages });
     this.words = new Int32Array(this.wasm.buffer);
     this.bytes = new Uint8Array(this.wasm.buffer);
+    this.copy = blockCopyOf(this.wasm);
     this.frameFlagsOffset = ramBytes;
     this.frameFlags = this.bytes.subarray(ramBytes, ramBytes + this.ramFrames);
     this.nextReserved = ramBytes + flagBytes;

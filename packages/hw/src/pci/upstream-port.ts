@@ -35,8 +35,6 @@ export const AT_CACHED = 1;
 export const TRANSLATION_DENIED = 16;
 
 const ACCESS_ANY: number = ACCESS_READ | ACCESS_WRITE | ACCESS_EXECUTE;
-/** Copies of up to this many bytes are faster word by word. */
-const SMALL_COPY = 128;
 
 export class UpstreamPort {
   /** Bytes of the last transfer that were moved. */
@@ -307,9 +305,5 @@ function copy(
 ): void {
   if (source !== target) {
     target.set(source.subarray(from, from + count), to);
-  } else if (count <= SMALL_COPY && ((from | to | count) & 3) === 0) {
-    const words = memory.words;
-    const last = (from + count) >>> 2;
-    for (let word = from >>> 2, into = to >>> 2; word < last; word++, into++) words[into] = words[word]!;
-  } else target.copyWithin(to, from, from + count);
+  } else memory.copy(to, from, count);
 }
