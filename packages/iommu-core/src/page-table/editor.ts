@@ -1,50 +1,24 @@
 /**
- * Maps and unmaps in one page table of any format: the only code that writes IOMMU page tables.
+ * Maps and unmaps ranges in one page table of any format, with the largest leaves that fit: what IOMMU drivers use.
  *
- * Page numbers are exact doubles, counted within the table's width. Every table but the root has at least one entry in
- * use; `used` counts them. Leaves are never cut: unmapping part of one unmaps all of it. A table that loses its last
- * entry is unlinked at once and gathered, because hardware may still reach it through cached upper entries; its owner
- * frees what is gathered after the flush.
+ * Leaves are never cut: unmapping part of one unmaps all of it. A table that loses its last entry is unlinked at once
+ * and gathered, because hardware may still reach it through cached upper entries; its owner frees what is gathered after
+ * the flush.
  */
 
-import { hex, high32, joinU64, low32, type PageTableFormat, type PhysicalMemory, pageNumber } from '@iommukit/hw';
+import { hex, high32, joinU64, low32, type PageTableFormat, pageNumber } from '@iommukit/hw';
 import { IOMMU_READ, IOMMU_WRITE } from '../domain.ts';
 import { SysError } from '../errno.ts';
 import type { Kernel } from '../kernel.ts';
 import { leafHigh, leafLow } from './leaf-bits.ts';
 import { clearEntries, countUsed, fillLeaves } from './leaf-run.ts';
+import { ENTRIES, SPAN, TableTree } from './table-tree.ts';
 
-const ENTRIES = 512;
-/** Pages that an entry of each level spans. */
-const SPAN: readonly number[] = [1, 2 ** 9, 2 ** 18, 2 ** 27, 2 ** 36];
 const LAST_PFN = 2 ** 40 - 1;
 /** Frames of one value of a leaf's high half. */
 const FRAMES_LOW = 2 ** 20;
 
-/** Entries in use, by the frame of the table; of all tables in one memory. */
-const counters = new WeakMap<PhysicalMemory, Uint16Array>();
-
-function countersOf(memory: PhysicalMemory): Uint16Array {
-  let counts = counters.get(memory);
-  if (counts === undefined) {
-    counts = new Uint16Array(memory.ramFrames);
-    counters.set(memory, counts);
-  }
-  return counts;
-}
-
-/**
- * Sees `count` adjoining entries of one table, some of which may be unused: `word` is the index of the first one's low
- * half, `page` its first page, and each stands for `span` pages.
- */
-type RunVisitor = (word: number, count: number, page: number, span: number) => void;
-
-export class PageTableEditor {
-  readonly format: PageTableFormat;
-  /** Frame of the root table. */
-  readonly rootPfn: number;
-  /** Levels of the table. */
-  readonly levels: number;
+export class PageTableEditor extends TableTree {
   /**
    * A range of pages that covers the leaves which the last `unmap` took away; they may have stuck out of its range on both
    * sides. The first is above the last when there were none.
@@ -52,18 +26,11 @@ export class PageTableEditor {
   firstUnmapped: number = Number.POSITIVE_INFINITY;
   lastUnmapped = -1;
 
-  private readonly kernel: Kernel;
-  private readonly memory: PhysicalMemory;
-  private readonly words: Int32Array;
-  private readonly used: Uint16Array;
-  private readonly large: number;
-  private readonly tableBits: number;
   /** Bit n is set when entries of level n can be leaves. */
   private readonly leafLevels: number;
   /** Last page number of the table's width, and of its lower half where addresses are canonical. */
   private readonly lastPage: number;
   private readonly lastLowerPage: number;
-  private readonly gathered: number[] = [];
   /** Bits of the leaves being mapped, and pages mapped so far. */
   private low = 0;
   private high = 0;
@@ -80,31 +47,17 @@ export class PageTableEditor {
     levels: number,
     pageSizesLg2: readonly number[] = format.pageSizesLg2,
   ) {
-    this.kernel = kernel;
-    this.format = format;
-    this.levels = levels;
-    this.memory = kernel.memory;
-    this.words = kernel.memory.words;
-    this.used = countersOf(kernel.memory);
-    this.large = format.large;
-    this.tableBits = format.table;
+    super(kernel, format, levels);
     this.lastPage = 2 ** (9 * levels) - 1;
     this.lastLowerPage = format.canonical ? 2 ** (9 * levels - 1) - 1 : this.lastPage;
     let leafLevels = 1;
     for (const size of pageSizesLg2) leafLevels |= 1 << ((size - 12) / 9);
     this.leafLevels = leafLevels & ((1 << levels) - 1);
-    this.rootPfn = kernel.allocateFrame('page_table');
-    this.used[this.rootPfn] = 0;
   }
 
   /** True when tables wait for `freeGathered`. */
   get hasGathered(): boolean {
     return this.gathered.length > 0;
-  }
-
-  /** Frees the tables that `unmap` emptied, once no cache of the hardware leads to them. */
-  freeGathered(): void {
-    for (let pfn = this.gathered.pop(); pfn !== undefined; pfn = this.gathered.pop()) this.kernel.freeFrame(pfn);
   }
 
   /**
@@ -167,7 +120,7 @@ export class PageTableEditor {
     const low = leafLow(this.format, prot) & ~(accessed | dirty);
     const high = leafHigh(this.format, prot);
     let pages = 0;
-    this.eachRun(this.rootPfn, this.levels - 1, 0, first, last, (start, count, _page, span) => {
+    this.eachRun(first, last, (start, count, _page, span) => {
       for (let word = start; word < start + 2 * count; word += 2) {
         if (words[word] === 0) continue;
         words[word] = (words[word]! & kept) | low;
@@ -189,7 +142,7 @@ export class PageTableEditor {
     const last = Math.min(this.lastOf(first), first + Number((bytes + 4095n) >> 12n) - 1);
     const { words } = this;
     const { dirty } = this.format;
-    this.eachRun(this.rootPfn, this.levels - 1, 0, first, last, (start, count, page, span) => {
+    this.eachRun(first, last, (start, count, page, span) => {
       const end = start + 2 * count;
       for (let word = start; word < end; word += 2) {
         if ((words[word]! & dirty) === 0) continue;
@@ -207,19 +160,13 @@ export class PageTableEditor {
     const page = this.pageOf(low32(iova), high32(iova));
     if (page < 0) return null;
     let pfn = -1;
-    this.eachRun(this.rootPfn, this.levels - 1, 0, page, page, (word, _count, first, span) => {
+    this.eachRun(page, page, (word, _count, first, span) => {
       const low = this.words[word]!;
       if (low === 0) return;
       const frame = (this.words[word + 1]! & 0xfffff) * FRAMES_LOW + (low >>> 12);
       pfn = frame + (page - first) - (frame % span);
     });
     return pfn < 0 ? null : (BigInt(pfn) << 12n) | (iova & 0xfffn);
-  }
-
-  /** Frees every table. Nothing may use the table any more. */
-  free(): void {
-    this.freeTable(this.rootPfn, this.levels - 1);
-    this.freeGathered();
   }
 
   /** Maps `pages` pages within `table`, advancing `mapped`. */
@@ -259,33 +206,13 @@ export class PageTableEditor {
     }
   }
 
-  /** Puts an empty table behind an unused entry of `table`; gives the entry. @throws {SysError} ENOMEM */
-  private addTable(table: number, word: number): number {
-    const child = this.kernel.allocateFrame('page_table');
-    const entry = (child << 12) | this.tableBits;
-    this.used[child] = 0;
-    this.words[word] = entry;
-    this.used[table] = this.used[table]! + 1;
-    this.memory.noteWrite(table);
-    return entry;
-  }
-
   /** Takes back a `map` from `page` that failed: hardware has not run since, so its tables are freed at once. */
   private takeBack(page: number): void {
     const waiting = this.gathered.length;
     const { mapped } = this;
     if (mapped > 0) this.remove(this.rootPfn, this.levels - 1, 0, page, page + mapped - 1);
-    this.prune(this.rootPfn, this.levels - 1, page + mapped);
-    while (this.gathered.length > waiting) this.kernel.freeFrame(this.gathered.pop()!);
-  }
-
-  /** Unlinks the empty tables on the way to `page`. */
-  private prune(table: number, level: number, page: number): void {
-    const word = (table << 10) | ((Math.floor(page / SPAN[level]!) % ENTRIES) << 1);
-    const entry = this.words[word]!;
-    if (level === 0 || entry === 0 || (entry & this.large) !== 0) return;
-    this.prune(entry >>> 12, level - 1, page);
-    if (this.used[entry >>> 12] === 0) this.unlink(table, word);
+    this.freeEmpty(page + mapped, page + mapped);
+    this.freeGathered(waiting);
   }
 
   /** Clears the leaves of `table`, whose first page is `base`, that meet [first, last]; gives the pages cleared. */
@@ -319,7 +246,7 @@ export class PageTableEditor {
         lastLeaf = index;
       } else {
         pages += this.remove(entry >>> 12, level - 1, base + index * span, first, last);
-        if (used[entry >>> 12] === 0) this.unlink(table, word);
+        if (used[entry >>> 12] === 0) this.unlink(word);
       }
     }
     if (leaves > 0) {
@@ -329,39 +256,6 @@ export class PageTableEditor {
     }
     this.memory.noteWrite(table);
     return pages;
-  }
-
-  /** Takes the empty table behind an entry of `table` out of it. */
-  private unlink(table: number, word: number): void {
-    this.gathered.push(this.words[word]! >>> 12);
-    this.words[word] = 0;
-    this.used[table] = this.used[table]! - 1;
-    this.memory.noteWrite(table);
-  }
-
-  private eachRun(table: number, level: number, base: number, first: number, last: number, visit: RunVisitor): void {
-    const span = SPAN[level]!;
-    const from = first <= base ? 0 : Math.floor((first - base) / span);
-    const to = Math.min(ENTRIES - 1, Math.floor((last - base) / span));
-    const start = (table << 10) | (from << 1);
-    if (level === 0) {
-      visit(start, to - from + 1, base + from, 1);
-      return;
-    }
-    for (let index = from, word = start; index <= to; index++, word += 2) {
-      const entry = this.words[word]!;
-      if (entry === 0) continue;
-      if ((entry & this.large) !== 0) visit(word, 1, base + index * span, span);
-      else this.eachRun(entry >>> 12, level - 1, base + index * span, first, last, visit);
-    }
-  }
-
-  private freeTable(table: number, level: number): void {
-    for (let word = table << 10; level > 0 && word < (table + 1) << 10; word += 2) {
-      const entry = this.words[word]!;
-      if (entry !== 0 && (entry & this.large) === 0) this.freeTable(entry >>> 12, level - 1);
-    }
-    this.kernel.freeFrame(table);
   }
 
   private noteUnmapped(first: number, last: number): void {

@@ -247,7 +247,7 @@ export class ProcessMemory implements AddressSpace, BackingMapper {
     for (const notifier of [...this.notifiers]) notifier.release?.();
     this.notifiers.length = 0;
     this.exchange(0, USER_PAGES, []);
-    this.pages.table.destroy();
+    this.pages.table.free();
     this.root = null;
   }
 

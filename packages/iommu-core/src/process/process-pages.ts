@@ -69,11 +69,10 @@ export class ProcessPages {
   /** Takes pages [start, end) out of the table; their frames go to `gathered`, for `release`. */
   drop(start: number, end: number, gathered: PfnRuns): void {
     const { table } = this;
-    for (let vpn = table.nextHeld(start, end); vpn < end; vpn = table.nextHeld(vpn + 1, end)) {
-      const at = table.find(vpn);
+    table.eachHeld(start, end, (_vpn, at) => {
       gathered.push(table.frame(at), 1);
       table.clear(at);
-    }
+    });
   }
 
   /** Gives up frames that `drop` took out of [start, end), once no cache of a translation is left. */
@@ -82,28 +81,22 @@ export class ProcessPages {
       const first = gathered.starts[run]!;
       for (let i = 0; i < gathered.lengths[run]!; i++) this.counts.unmap(first + i);
     }
-    this.table.prune(start, end);
+    this.table.freeEmpty(start, end - 1);
   }
 
   /** Makes the entries of `region` follow its protection and the present use of its frames. Allocates nothing. */
   refresh(region: Region): void {
     const { table } = this;
-    for (let vpn = table.nextHeld(region.start, region.end); vpn < region.end; ) {
-      const at = table.find(vpn);
-      this.enter(region, at, table.frame(at));
-      vpn = table.nextHeld(vpn + 1, region.end);
-    }
+    table.eachHeld(region.start, region.end, (_vpn, at) => this.enter(region, at, table.frame(at)));
   }
 
   /** Builds the tables that `move` needs. @throws {SysError} ENOMEM, having built nothing */
   prepareMove(start: number, end: number, target: number): void {
     const { table } = this;
     try {
-      for (let vpn = table.nextHeld(start, end); vpn < end; vpn = table.nextHeld(vpn + 1, end)) {
-        table.ensure(target + (vpn - start));
-      }
+      table.eachHeld(start, end, (vpn) => table.ensure(target + (vpn - start)));
     } catch (error) {
-      table.prune(target, target + (end - start));
+      table.freeEmpty(target, target + (end - start) - 1);
       throw error;
     }
   }
@@ -111,9 +104,7 @@ export class ProcessPages {
   /** Moves what [start, end) holds to the pages from `target`, which hold nothing. */
   move(start: number, end: number, target: number): void {
     const { table } = this;
-    for (let vpn = table.nextHeld(start, end); vpn < end; vpn = table.nextHeld(vpn + 1, end)) {
-      table.move(table.find(vpn), table.find(target + (vpn - start)));
-    }
+    table.eachHeld(start, end, (vpn, at) => table.move(at, table.find(target + (vpn - start))));
   }
 
   /**
@@ -122,14 +113,13 @@ export class ProcessPages {
    */
   share(region: Region, child: ProcessPages): void {
     const { table, counts } = this;
-    for (let vpn = table.nextHeld(region.start, region.end); vpn < region.end; ) {
-      const pfn = table.frame(table.find(vpn));
+    table.eachHeld(region.start, region.end, (vpn, from) => {
+      const pfn = table.frame(from);
       const at = child.table.ensure(vpn);
       const given = !counts.isCached(pfn) && counts.pinCount(pfn) > 0 ? this.copy(pfn) : pfn;
       counts.map(given);
       child.enter(region, at, given);
-      vpn = table.nextHeld(vpn + 1, region.end);
-    }
+    });
   }
 
   /** Pins up to `count` pages from entry `at` that lie in adjoining frames and need no fault. Gives the pages pinned. */
@@ -169,7 +159,7 @@ export class ProcessPages {
     try {
       pfn = this.newFrame(region, vpn, own);
     } finally {
-      if (pfn < 0) this.table.prune(vpn, vpn + 1);
+      if (pfn < 0) this.table.freeEmpty(vpn, vpn);
     }
     if (pfn < 0) return -1;
     this.counts.map(pfn);
@@ -198,14 +188,13 @@ export class ProcessPages {
   /** Fills the block of anonymous pages at `vpn` with adjoining frames, if it is empty and there are such frames. */
   private fillBlock(region: Region, vpn: number): void {
     const { kernel, table, counts } = this;
-    const end = vpn + BLOCK_PAGES;
-    if (vpn % BLOCK_PAGES !== 0 || table.nextHeld(vpn, end) < end) return;
+    if (vpn % BLOCK_PAGES !== 0 || !table.isBlockEmpty(vpn)) return;
     let pfn: number;
     const at = table.ensure(vpn);
     try {
       pfn = kernel.allocateFrames('alloc_anon_huge', BLOCK_PAGES);
     } catch (error) {
-      table.prune(vpn, end);
+      table.freeEmpty(vpn, vpn);
       if (!(error instanceof SysError)) throw error;
       return;
     }
@@ -218,7 +207,7 @@ export class ProcessPages {
   private enter(region: Region, at: number, pfn: number): void {
     const { protection } = region;
     const writable = (protection & ACCESS_WRITE) !== 0 && (region.shared || this.counts.isExclusive(pfn));
-    this.table.set(at, pfn, protection, writable);
+    this.table.hold(at, pfn, protection, writable);
   }
 
   private copy(pfn: number): number {
@@ -228,7 +217,7 @@ export class ProcessPages {
   }
 
   private copyBytes(from: number, to: number): void {
-    this.kernel.memory.bytes.copyWithin(to * PAGE_SIZE, from * PAGE_SIZE, (from + 1) * PAGE_SIZE);
+    this.kernel.memory.copy(to * PAGE_SIZE, from * PAGE_SIZE, PAGE_SIZE);
     this.kernel.memory.noteWrite(to);
   }
 }
