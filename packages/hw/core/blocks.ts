@@ -17,7 +17,6 @@ const BLOCK_ROOM: u32 = 4096;
 /** PhysicalMemory's FRAME_HAS_CODE. */
 const HAS_CODE: u8 = 1;
 
-// @ts-ignore: decorator
 @inline
 function hashSlot(rip: u64): usize {
   return cpu + State.BLOCK_HASH + (((<u32>rip ^ <u32>(rip >> 13)) & (HASH_ENTRIES - 1)) << 2);

@@ -27,14 +27,12 @@ import { cpu, isCanonical, raise, raiseWithError, Slot, State, Status, Vector } 
 import { stringInstruction } from './strings.ts';
 import { system } from './system.ts';
 
-// @ts-ignore: decorator
 @inline
 function next(block: usize, record: usize): u64 {
   return load<u64>(block) + load<u16>(record, Record.OFFSET) + load<u8>(record, Record.LENGTH);
 }
 
 /** Counts the block's instructions and gives its first record; 0 when the loop has to be left before it. */
-// @ts-ignore: decorator
 @inline
 function enter(base: usize, block: usize): usize {
   const left = load<i64>(base, State.REMAINING) - load<u32>(block, Block.COUNT);
@@ -61,7 +59,6 @@ function leave(block: usize, record: usize, status: u32): u32 {
 }
 
 /** First record of the block at `rip`, entered, through the link field of the record that goes there; 0: RIP is set. */
-// @ts-ignore: decorator
 @inline
 function direct(base: usize, block: usize, link: usize, rip: u64): usize {
   let target: usize = load<u32>(link);
@@ -80,7 +77,6 @@ function indirect(base: usize, rip: u64): usize {
 }
 
 /** As `direct` for the way that a conditional jump goes. A target that is not canonical faults when it is fetched. */
-// @ts-ignore: decorator
 @inline
 function conditional(base: usize, block: usize, record: usize, taken: bool): usize {
   const link = taken ? record + Record.LINK : record + Record.LINK_ELSE;

@@ -11,14 +11,12 @@ import { cpu, Flag, setSystemFlags, State, systemFlags } from './state.ts';
 
 const KEPT_OF_64: u64 = 0xc000000000000008;
 
-// @ts-ignore: decorator
 @inline
 function setCarries<T>(base: usize, carries: T): void {
   if (sizeof<T>() == 8) store<u64>(base, <u64>carries & KEPT_OF_64, State.FLAG_CARRIES);
   else store<u64>(base, (<u64>carries << (64 - sizeof<T>() * 8)) | (<u64>carries & 8), State.FLAG_CARRIES);
 }
 
-// @ts-ignore: decorator
 @inline
 function setResult<T>(base: usize, result: T): void {
   if (sizeof<T>() == 8) store<u64>(base, <u64>result, State.FLAG_RESULT);
@@ -28,7 +26,6 @@ function setResult<T>(base: usize, result: T): void {
 }
 
 /** Flags of `result` = `a` + `x` (+ carry). */
-// @ts-ignore: decorator
 @inline
 export function flagsOfSum<T>(base: usize, a: T, x: T, result: T): void {
   setResult<T>(base, result);
@@ -36,7 +33,6 @@ export function flagsOfSum<T>(base: usize, a: T, x: T, result: T): void {
 }
 
 /** Flags of `result` = `a` - `x` (- borrow). */
-// @ts-ignore: decorator
 @inline
 export function flagsOfDifference<T>(base: usize, a: T, x: T, result: T): void {
   setResult<T>(base, result);
@@ -44,7 +40,6 @@ export function flagsOfDifference<T>(base: usize, a: T, x: T, result: T): void {
 }
 
 /** Flags of a bitwise result: CF, OF and AF are 0. */
-// @ts-ignore: decorator
 @inline
 export function flagsOfLogic<T>(base: usize, result: T): void {
   setResult<T>(base, result);
@@ -76,39 +71,33 @@ export function carryFlag(): u64 {
   return load<u64>(cpu, State.FLAG_CARRIES) >> 63;
 }
 
-// @ts-ignore: decorator
 @inline
 export function below(base: usize): bool {
   return load<i64>(base, State.FLAG_CARRIES) < 0;
 }
 
-// @ts-ignore: decorator
 @inline
 export function zero(base: usize): bool {
   return load<u64>(base, State.FLAG_RESULT) == 0;
 }
 
-// @ts-ignore: decorator
 @inline
 export function overflow(base: usize): bool {
   const carries = load<i64>(base, State.FLAG_CARRIES);
   return (carries ^ (carries << 1)) < 0;
 }
 
-// @ts-ignore: decorator
 @inline
 export function sign(base: usize): bool {
   return (load<i64>(base, State.FLAG_RESULT) ^ (load<i64>(base, State.FLAG_CARRIES) << 63)) < 0;
 }
 
-// @ts-ignore: decorator
 @inline
 export function less(base: usize): bool {
   const carries = load<i64>(base, State.FLAG_CARRIES);
   return (load<i64>(base, State.FLAG_RESULT) ^ (carries << 63) ^ carries ^ (carries << 1)) < 0;
 }
 
-// @ts-ignore: decorator
 @inline
 export function parity(base: usize): bool {
   const odd = popcnt<u64>(load<u64>(base, State.FLAG_RESULT) & 0xff);

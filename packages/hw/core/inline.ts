@@ -6,20 +6,17 @@ import { effectiveAddress } from './operand.ts';
 import { Alu, Record } from './record.ts';
 import { Slot, State } from './state.ts';
 
-// @ts-ignore: decorator
 @inline
 export function rm64(base: usize, record: usize): usize {
   return base + load<u8>(record, Record.RM);
 }
 
-// @ts-ignore: decorator
 @inline
 export function reg64(base: usize, record: usize): usize {
   return base + load<u8>(record, Record.REG);
 }
 
 /** `a` op `x` with its flags. */
-// @ts-ignore: decorator
 @inline
 export function compute<T>(base: usize, alu: u32, a: T, x: T): T {
   if (alu == Alu.ADD) {
@@ -37,7 +34,6 @@ export function compute<T>(base: usize, alu: u32, a: T, x: T): T {
   return result;
 }
 
-// @ts-ignore: decorator
 @inline
 export function aluRr<T>(base: usize, record: usize, alu: u32): void {
   const to = rm64(base, record);
@@ -45,7 +41,6 @@ export function aluRr<T>(base: usize, record: usize, alu: u32): void {
   if (alu < <u32>Alu.CMP) store<u64>(to, <u64>result);
 }
 
-// @ts-ignore: decorator
 @inline
 export function aluRi<T>(base: usize, record: usize, alu: u32): void {
   const to = rm64(base, record);
@@ -53,7 +48,6 @@ export function aluRi<T>(base: usize, record: usize, alu: u32): void {
   if (alu < <u32>Alu.CMP) store<u64>(to, <u64>result);
 }
 
-// @ts-ignore: decorator
 @inline
 export function aluRm<T>(base: usize, tlb: usize, record: usize, alu: u32): bool {
   const from = readPointer<T>(tlb, record, effectiveAddress(base, record));
@@ -64,7 +58,6 @@ export function aluRm<T>(base: usize, tlb: usize, record: usize, alu: u32): bool
   return true;
 }
 
-// @ts-ignore: decorator
 @inline
 export function aluToMemory<T>(base: usize, tlb: usize, record: usize, alu: u32, x: T): bool {
   if (alu >= <u32>Alu.CMP) {
@@ -80,20 +73,17 @@ export function aluToMemory<T>(base: usize, tlb: usize, record: usize, alu: u32,
   return true;
 }
 
-// @ts-ignore: decorator
 @inline
 export function aluMr<T>(base: usize, tlb: usize, record: usize, alu: u32): bool {
   return aluToMemory<T>(base, tlb, record, alu, load<T>(reg64(base, record)));
 }
 
-// @ts-ignore: decorator
 @inline
 export function aluMi<T>(base: usize, tlb: usize, record: usize, alu: u32): bool {
   return aluToMemory<T>(base, tlb, record, alu, load<T>(record, Record.IMMEDIATE));
 }
 
 /** Loads a T and extends it to E, zero-extended to the register. */
-// @ts-ignore: decorator
 @inline
 export function loadTo<T, E>(base: usize, tlb: usize, record: usize): bool {
   const from = readPointer<T>(tlb, record, effectiveAddress(base, record));
@@ -102,7 +92,6 @@ export function loadTo<T, E>(base: usize, tlb: usize, record: usize): bool {
   return true;
 }
 
-// @ts-ignore: decorator
 @inline
 export function storeFrom<T>(base: usize, tlb: usize, record: usize, value: T): bool {
   const to = writePointer<T>(tlb, record, effectiveAddress(base, record), false);
@@ -112,7 +101,6 @@ export function storeFrom<T>(base: usize, tlb: usize, record: usize, value: T): 
   return true;
 }
 
-// @ts-ignore: decorator
 @inline
 export function pushFast(base: usize, tlb: usize, record: usize, value: u64): bool {
   const top = load<u64>(base, Slot.RSP) - 8;

@@ -10,7 +10,6 @@ import { Bits, Operation, Record } from './record.ts';
 import { Attention, attend, Cr4, cpu, Mode, State } from './state.ts';
 
 /** The pointer for a load of a T by the instruction `record`. */
-// @ts-ignore: decorator
 @inline
 export function readPointer<T>(tlb: usize, record: usize, address: u64): usize {
   const entry = tlb + ((<u32>(address >> 12) & 255) << 4);
@@ -19,7 +18,6 @@ export function readPointer<T>(tlb: usize, record: usize, address: u64): usize {
 }
 
 /** The pointer for a store of a T; `modify` when the old value is wanted there too. */
-// @ts-ignore: decorator
 @inline
 export function writePointer<T>(tlb: usize, record: usize, address: u64, modify: bool): usize {
   const entry = tlb + 4096 + ((<u32>(address >> 12) & 255) << 4);
@@ -30,7 +28,6 @@ export function writePointer<T>(tlb: usize, record: usize, address: u64, modify:
   return writeSlow(record, address, sizeof<T>(), load<u32>(cpu, State.MODE), modify);
 }
 
-// @ts-ignore: decorator
 @inline
 export function finishWrite(record: usize, pointer: usize): void {
   if (pointer == cpu + State.SCRATCH) commitWrite(record);

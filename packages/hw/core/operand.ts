@@ -4,7 +4,6 @@ import { finishWrite, loadSized, read, storeSized, write } from './memory.ts';
 import { Bits, NO_REGISTER, Record } from './record.ts';
 import { cpu, getRegister, setRegister, Slot } from './state.ts';
 
-// @ts-ignore: decorator
 @inline
 export function effectiveAddress(base: usize, record: usize): u64 {
   return (
