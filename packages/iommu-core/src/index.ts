@@ -38,6 +38,7 @@ export {
   type HwInfo,
   type IommuDriver,
   type ReservedRegion,
+  type UserData,
 } from './iommu-driver.ts';
 export { type InterruptController, Kernel, type KernelOptions, type MsiMessage } from './kernel.ts';
 export { FaultGroup, FaultReports, type PageFault } from './page-fault.ts';

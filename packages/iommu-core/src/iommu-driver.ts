@@ -48,11 +48,17 @@ export type ReservedRegion = {
 /** Answer to GET_HW_INFO: a type of enum iommu_hw_info_type and its structure. */
 export type HwInfo = { readonly type: number; readonly data: Uint8Array };
 
+/** A user's structure for a driver: its type, its length in bytes, and how to get at it. */
+export type UserData = {
+  readonly type: number;
+  readonly length: number;
+  /** @throws {SysError} EFAULT */
+  read(): Uint8Array;
+};
+
 export type IommuDriver = {
   /** Name of the family, as in sysfs: `intel-iommu`. */
   readonly name: string;
-  /** Who owns the table that PASIDs select from, when user tables are attached (H1): one entry at a time, or all. */
-  readonly pasidRouting: 'host-table' | 'user-table';
   readonly blockedDomain: StaticDomain;
   /** Null when the hardware cannot pass DMA untranslated. */
   readonly identityDomain: StaticDomain | null;
@@ -73,10 +79,10 @@ export type IommuDriver = {
   /** `flags` holds ALLOC_ bits. @throws {SysError} EOPNOTSUPP flags, ENOMEM, ENOSPC */
   allocPaging(device: Device, kind: 'unmanaged' | 'dma', flags: number): PagingDomain;
   /**
-   * A domain whose stage 1 is described by `data`, a structure of user data type `dataType`.
-   * @throws {SysError} EOPNOTSUPP type or flags, EINVAL data or parent, ENOMEM, ENOSPC
+   * A domain whose stage 1 is described by `data`, which is fetched only when its type, the parent and its length fit.
+   * @throws {SysError} EOPNOTSUPP type or flags, EINVAL parent or data, EFAULT, ENOMEM, ENOSPC
    */
-  allocNested(device: Device, parent: PagingDomain, flags: number, dataType: number, data: Uint8Array): NestedDomain;
+  allocNested(device: Device, parent: PagingDomain, flags: number, data: UserData): NestedDomain;
   /** @throws {SysError} EOPNOTSUPP, ENODEV, ENOMEM */
   allocSva(device: Device, addressSpace: AddressSpace): SvaDomain;
 

@@ -4,9 +4,10 @@
  */
 
 import { toU64, type U64, U64_MAX } from '@iommukit/hw';
+import type { UserData } from '@iommukit/iommu-core';
 import { openFaultQueue } from './fault-queue.ts';
 import type { SystemCalls } from './files/system-calls.ts';
-import { NO_USER_DATA, type UserData } from './hwpt.ts';
+import { NO_USER_DATA } from './hwpt.ts';
 import { getHwInfo, type HwInfoResult, hwptAlloc, hwptInvalidate } from './hwpt-commands.ts';
 import { ioasAlloc, ioasCopy, ioasIovaRanges, ioasMap, ioasUnmap } from './ioas/ioas.ts';
 import type { IovaRange } from './ioas/reserved.ts';

@@ -1,11 +1,11 @@
 /** The commands on devices and hardware page tables: HWPT_ALLOC, HWPT_INVALIDATE and GET_HW_INFO. */
 
 import { hex } from '@iommukit/hw';
-import { SysError } from '@iommukit/iommu-core';
+import { SysError, type UserData } from '@iommukit/iommu-core';
 import type { IommufdContext } from './context.ts';
 import { IommufdDevice } from './device.ts';
 import { FaultQueue } from './fault-queue.ts';
-import { allocNested, allocPaging, type Hwpt, HwptNested, HwptPaging, type UserData } from './hwpt.ts';
+import { allocNested, allocPaging, type Hwpt, HwptNested, HwptPaging } from './hwpt.ts';
 import { Ioas } from './ioas/ioas.ts';
 import { IommufdObject } from './object-table.ts';
 import {

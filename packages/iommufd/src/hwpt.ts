@@ -4,7 +4,14 @@
  */
 
 import { hex } from '@iommukit/hw';
-import { type Device, type FaultGroup, type NestedDomain, type PagingDomain, SysError } from '@iommukit/iommu-core';
+import {
+  type Device,
+  type FaultGroup,
+  type NestedDomain,
+  type PagingDomain,
+  SysError,
+  type UserData,
+} from '@iommukit/iommu-core';
 import type { IommufdContext } from './context.ts';
 import type { FaultQueue } from './fault-queue.ts';
 import type { Ioas } from './ioas/ioas.ts';
@@ -22,14 +29,6 @@ const PAGING_FLAGS =
 const NESTED_FLAGS = IOMMU_HWPT_FAULT_ID_VALID | IOMMU_HWPT_ALLOC_PASID;
 
 const CALL = 'IOMMU_HWPT_ALLOC';
-
-/** A user structure for a driver: its type, its length in bytes, and how to get at it. */
-export type UserData = {
-  readonly type: number;
-  readonly length: number;
-  /** @throws {SysError} EFAULT */
-  read(): Uint8Array;
-};
 
 export const NO_USER_DATA: UserData = { type: IOMMU_HWPT_DATA_NONE, length: 0, read: () => new Uint8Array() };
 
@@ -165,13 +164,7 @@ export function allocNested(
     throw new SysError('EINVAL', CALL, `${parent.id} cannot be the parent of a table for ${device.name}`);
   }
   return context.objects.create((id) => {
-    const domain = device.driver.allocNested(
-      device,
-      parent.domain,
-      flags & ~IOMMU_HWPT_FAULT_ID_VALID,
-      data.type,
-      data.read(),
-    );
+    const domain = device.driver.allocNested(device, parent.domain, flags & ~IOMMU_HWPT_FAULT_ID_VALID, data);
     const hwpt = new HwptNested(id, parent, domain, flags);
     traceAlloc(context, hwpt, parent.id, 'nested');
     return hwpt;

@@ -499,7 +499,10 @@ describe('device commands', () => {
     expect(alloc({ ...data, ptId: parent, dataType: 2 })).toBe(EOPNOTSUPP);
     expect(alloc({ ...data, ptId: parent, dataLen: 23 })).toBe(EINVAL);
     expect(alloc({ ...data, ptId: parent, dataLen: 0xffff_ffff })).toBe(EINVAL);
-    expect(alloc({ ...data, ptId: parent, dataUptr: NOWHERE })).toBe(EFAULT);
+    const nowhere = { ...data, ptId: parent, dataUptr: NOWHERE };
+    expect(alloc({ ...nowhere, dataType: 2 })).toBe(EOPNOTSUPP);
+    expect(alloc({ ...nowhere, dataLen: 23 })).toBe(EINVAL);
+    expect(alloc(nowhere)).toBe(EFAULT);
     expect(host.context.objects.size).toBe(objects + 2);
     expect(alloc({ ...data, ptId: parent })).toBe(0);
     expect(alloc({ ...data, ptId: parent + 1 })).toBe(EINVAL);

@@ -9,7 +9,7 @@ import { hex, NO_PASID, PGTT_PASS_THROUGH } from '@iommukit/hw';
 import type { Device } from '../device.ts';
 import type { Domain, NestedDomain, PagingDomain, StaticDomain, SvaDomain } from '../domain.ts';
 import { SysError } from '../errno.ts';
-import type { Capability, HwInfo, IommuDriver, ReservedRegion } from '../iommu-driver.ts';
+import type { Capability, HwInfo, IommuDriver, ReservedRegion, UserData } from '../iommu-driver.ts';
 import { ALLOC_PASID } from '../iommu-driver.ts';
 import type { MsiMessage } from '../kernel.ts';
 import type { PageFault } from '../page-fault.ts';
@@ -18,7 +18,7 @@ import type { AddressSpace } from '../process/address-space.ts';
 import { Attachments } from './attachments.ts';
 import { IDENTITY_DOMAIN_ID } from './domain-ids.ts';
 import type { IntelDevice } from './intel-device.ts';
-import { IntelNestedDomain, parseStage1 } from './nested-domain.ts';
+import { HWPT_DATA_VTD_S1, IntelNestedDomain, parseStage1 } from './nested-domain.ts';
 import { IntelPagingDomain } from './paging-domain.ts';
 import { clearEntry, refreshEntries, setEntry, type TableDomain } from './pasid-entries.ts';
 import { PasidTable } from './pasid-table.ts';
@@ -38,7 +38,6 @@ const MSI_LAST = 0xfeefffffn;
 
 export class IntelIommu implements IommuDriver {
   readonly name = 'intel-iommu';
-  readonly pasidRouting = 'host-table';
   readonly unit: IntelUnit;
   readonly blockedDomain: StaticDomain;
   readonly identityDomain: StaticDomain | null;
@@ -162,16 +161,16 @@ export class IntelIommu implements IommuDriver {
     });
   }
 
-  allocNested(_device: Device, parent: PagingDomain, flags: number, dataType: number, data: Uint8Array): NestedDomain {
+  allocNested(_device: Device, parent: PagingDomain, flags: number, data: UserData): NestedDomain {
     const call = 'IOMMU_HWPT_ALLOC';
     if (!this.unit.capabilities.nesting || (flags & ~ALLOC_PASID) !== 0) {
       throw new SysError('EOPNOTSUPP', call, `nesting with flags ${flags}`);
     }
-    const config = parseStage1(this.unit, dataType, data);
+    if (data.type !== HWPT_DATA_VTD_S1) throw new SysError('EOPNOTSUPP', call, `data type ${data.type}`);
     if (!(parent instanceof IntelPagingDomain) || parent.driver !== this || !parent.nestParent) {
       throw new SysError('EINVAL', call, `domain ${parent.id} is no nest parent of this unit`);
     }
-    return new IntelNestedDomain(this.unit, this, parent, config);
+    return new IntelNestedDomain(this.unit, this, parent, parseStage1(this.unit, data));
   }
 
   allocSva(device: Device, addressSpace: AddressSpace): SvaDomain {

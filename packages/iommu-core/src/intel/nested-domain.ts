@@ -6,7 +6,7 @@
 import { PGTT_FIRST_STAGE, PGTT_NESTED, U64_MAX } from '@iommukit/hw';
 import type { InvalidateResult, NestedDomain } from '../domain.ts';
 import { SysError } from '../errno.ts';
-import type { IommuDriver } from '../iommu-driver.ts';
+import type { IommuDriver, UserData } from '../iommu-driver.ts';
 import type { FaultGroup } from '../page-fault.ts';
 import { Attachments, coveringRange, WHOLE_SPACE_LG2 } from './attachments.ts';
 import type { IntelPagingDomain } from './paging-domain.ts';
@@ -14,7 +14,7 @@ import type { PasidEntry } from './pasid-entry.ts';
 import type { IntelUnit } from './unit.ts';
 
 /** enum iommu_hwpt_data_type and iommu_hwpt_invalidate_data_type. */
-const HWPT_DATA_VTD_S1 = 1;
+export const HWPT_DATA_VTD_S1 = 1;
 const INVALIDATE_DATA_VTD_S1 = 0;
 /** Bytes of struct iommu_hwpt_vtd_s1 and of struct iommu_hwpt_vtd_s1_invalidate. */
 const VTD_S1_BYTES = 24;
@@ -36,12 +36,12 @@ type Stage1Config = {
 };
 
 /** @throws {SysError} EOPNOTSUPP another data type or unknown bits; EINVAL what the unit does not have, or a bad size */
-export function parseStage1(unit: IntelUnit, dataType: number, data: Uint8Array): Stage1Config {
+export function parseStage1(unit: IntelUnit, data: UserData): Stage1Config {
   const call = 'IOMMU_HWPT_ALLOC';
   const { capabilities } = unit;
-  if (dataType !== HWPT_DATA_VTD_S1) throw new SysError('EOPNOTSUPP', call, `data type ${dataType}`);
   if (data.length !== VTD_S1_BYTES) throw new SysError('EINVAL', call, `${data.length} bytes of vtd_s1`);
-  const view = new DataView(data.buffer, data.byteOffset, data.length);
+  const bytes = data.read();
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const flags = view.getBigUint64(0, true);
   const root = view.getBigUint64(8, true);
   const width = view.getUint32(16, true);

@@ -8,7 +8,7 @@ import {
   detachDevicePasid,
   type NestedDomain,
   replaceDevicePasid,
-  type SysError,
+  SysError,
 } from '../../src/index.ts';
 import {
   GuestTable,
@@ -17,6 +17,7 @@ import {
   nestedDomain,
   pagingDomain,
   unmapPage,
+  userData,
   vtdInvalidate,
   vtdS1,
 } from '../support/domains.ts';
@@ -180,13 +181,23 @@ describe('allocation', () => {
     const { device, parent } = guest({ supervisorRequests: false, extendedAccessed: false, firstStage5Level: false });
     const { driver } = device.device;
     const alloc = (data: Uint8Array, type = 1, flags = 0, on = parent): string | null =>
-      refusal(() => driver.allocNested(device.device, on, flags, type, data).free());
+      refusal(() => driver.allocNested(device.device, on, flags, userData(data, type)).free());
     expect(alloc(vtdS1(0n))).toBeNull();
     expect(alloc(vtdS1(0n), 2)).toBe('EOPNOTSUPP');
     expect(alloc(vtdS1(0n), 1, ALLOC_NEST_PARENT)).toBe('EOPNOTSUPP');
     expect(alloc(vtdS1(0n), 1, ALLOC_PASID)).toBeNull();
     expect(alloc(vtdS1(0n), 1, 0, pagingDomain(device))).toBe('EINVAL');
     expect(alloc(vtdS1(0n).subarray(0, 16))).toBe('EINVAL');
+    const unread = (type: number, length: number, on = parent): string | null => {
+      const read = (): never => {
+        throw new SysError('EFAULT', 'test', 'the structure was fetched');
+      };
+      return refusal(() => driver.allocNested(device.device, on, 0, { type, length, read }).free());
+    };
+    expect(unread(2, 24)).toBe('EOPNOTSUPP');
+    expect(unread(1, 24, pagingDomain(device))).toBe('EINVAL');
+    expect(unread(1, 16)).toBe('EINVAL');
+    expect(unread(1, 24)).toBe('EFAULT');
     expect(alloc(vtdS1(0n, { width: 39 }))).toBe('EINVAL');
     expect(alloc(vtdS1(0n, { width: 57 }))).toBe('EINVAL');
     expect(alloc(vtdS1(0n, { flags: 1n }))).toBe('EINVAL');

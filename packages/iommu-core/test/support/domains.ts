@@ -8,6 +8,7 @@ import {
   IOMMU_WRITE,
   type NestedDomain,
   type PagingDomain,
+  type UserData,
 } from '../../src/index.ts';
 import type { TestDevice } from './test-device.ts';
 
@@ -52,8 +53,13 @@ export function vtdInvalidate(address: bigint, pages: bigint, flags = 0): Uint8A
   return data;
 }
 
+/** A structure that a user handed in. */
+export function userData(bytes: Uint8Array, type = 1): UserData {
+  return { type, length: bytes.length, read: () => bytes };
+}
+
 export function nestedDomain(on: TestDevice, parent: PagingDomain, root: bigint): NestedDomain {
-  return on.device.driver.allocNested(on.device, parent, 0, 1, vtdS1(root));
+  return on.device.driver.allocNested(on.device, parent, 0, userData(vtdS1(root)));
 }
 
 /** Collects the fault groups of a domain. */

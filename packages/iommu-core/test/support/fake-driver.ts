@@ -28,7 +28,6 @@ type Response = { readonly rid: number; readonly pasid: number; readonly group: 
 /** Only what the core calls. */
 export class FakeDriver {
   readonly name = 'fake';
-  readonly pasidRouting = 'host-table';
   readonly identityDomain = null;
   readonly blockedDomain: Domain;
   /** Domain of each `rid` and of each `rid/pasid`. */

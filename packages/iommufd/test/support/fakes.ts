@@ -31,6 +31,7 @@ import {
   type SvaDomain,
   SysError,
   User,
+  type UserData,
 } from '@iommukit/iommu-core';
 
 const PAGE = 4096n;
@@ -270,7 +271,6 @@ export class FakeNestedDomain implements NestedDomain {
 /** A driver whose attachments are entries of a map. */
 export class FakeDriver implements IommuDriver {
   readonly name = 'fake-iommu';
-  readonly pasidRouting = 'host-table';
   readonly blockedDomain: StaticDomain;
   readonly identityDomain = null;
   readonly kernel: Kernel;
@@ -333,9 +333,10 @@ export class FakeDriver implements IommuDriver {
     return this.add(new FakeDomain(this.kernel, this, this.nextId++, options));
   }
 
-  allocNested(_device: Device, parent: PagingDomain, _flags: number, type: number, data: Uint8Array): NestedDomain {
-    if (type !== 1) throw new SysError('EOPNOTSUPP', 'fake', `type ${type}`);
+  allocNested(_device: Device, parent: PagingDomain, _flags: number, data: UserData): NestedDomain {
+    if (data.type !== 1) throw new SysError('EOPNOTSUPP', 'fake', `type ${data.type}`);
     if (data.length !== 24) throw new SysError('EINVAL', 'fake', `${data.length} bytes`);
+    data.read();
     this.kernel.checkpoint('fake_alloc_nested');
     return this.add(new FakeNestedDomain(this, this.nextId++, parent));
   }
