@@ -22,7 +22,7 @@ export {
 } from './domain.ts';
 export { type ErrnoCode, SysError } from './errno.ts';
 export { Failpoints } from './failpoint.ts';
-export { GlobalPasids } from './global-pasids.ts';
+export { GlobalPasids, type PasidRange, type PasidReferrer } from './global-pasids.ts';
 export { IommuGroup } from './group.ts';
 export type { FaultRecord } from './intel/fault-log.ts';
 export { IntelIommu } from './intel/intel-iommu.ts';
@@ -65,5 +65,7 @@ export { Process, Processes, type ProcessOptions } from './process/process.ts';
 export { type MapOptions, ProcessMemory } from './process/process-memory.ts';
 export type { Backing, BackingMapper, Region } from './process/region.ts';
 export { resetDevice } from './reset-recovery.ts';
+export { type Fields, type FieldType, type Struct, type StructValues, struct } from './struct.ts';
 export { Sva, type SvaHandle } from './sva.ts';
 export type { IommuEvent } from './trace.ts';
+export { clearUser, copyFromUser, copyToUser, isUserZero } from './user-memory.ts';

@@ -26,6 +26,8 @@ export type IommuCoreOptions = {
   /** `dma` by default. A driver's or device's needs come first. */
   defaultDomain?: DefaultDomainKind;
   trace?: TraceSink<IommuEvent>;
+  /** Keep global PASIDs from being used again while anything names them; true by default. */
+  parkPasids?: boolean;
 };
 
 export class IommuCore {
@@ -44,7 +46,8 @@ export class IommuCore {
     this.driver = options.driver;
     this.trace = options.trace ?? noTrace;
     this.defaultKind = options.defaultDomain ?? 'dma';
-    this.pasids = new GlobalPasids(this.kernel);
+    this.pasids = new GlobalPasids(this.kernel, { parking: options.parkPasids ?? true });
+    this.pasids.addReferrer((pasid) => this.pasidUser(pasid));
     this.sva = new Sva(this.pasids);
   }
 
@@ -95,6 +98,18 @@ export class IommuCore {
     if (group.devices.length > 0) return;
     this.groups.splice(this.groups.indexOf(group), 1);
     if (!isStatic(group.defaultDomain)) group.defaultDomain.free();
+  }
+
+  /** Where tables, routes, authorisations or page requests of a device name `pasid`, or null. */
+  private pasidUser(pasid: number): string | null {
+    for (const group of this.groups) {
+      if (group.pasidHandles.has(pasid)) return `a route of group ${group.id}`;
+      for (const { authorizedPasids, faults, name } of group.devices) {
+        if (authorizedPasids.has(pasid)) return `an authorisation of ${name}`;
+        if (faults.names(pasid)) return `a page request of ${name}`;
+      }
+    }
+    return null;
   }
 
   private groupFor(pci: PciDevice): IommuGroup {

@@ -75,6 +75,12 @@ export class FaultReports {
     return this.partial.length;
   }
 
+  /** True while a request with `pasid` waits for the rest of its group, or its group for an answer. */
+  names(pasid: number): boolean {
+    const waits = (fault: PageFault): boolean => fault.pasid === pasid;
+    return this.partial.some(waits) || [...this.pending].some(({ faults }) => faults.some(waits));
+  }
+
   /**
    * Takes one page request from the driver. A group that nobody handles is answered INVALID when its last request
    * comes; a device has nothing to do with an answer before.

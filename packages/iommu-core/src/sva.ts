@@ -68,7 +68,7 @@ export class Sva {
     const fresh = space === undefined;
     // A PASID that a user has attached, routed or authorised on this device cannot become the address space's.
     space ??= {
-      pasid: this.pasids.allocate(device.maxPasids, (pasid) => isUnused(group, pasid)),
+      pasid: this.pasids.allocate({ end: device.maxPasids, usable: (pasid) => isUnused(group, pasid) }),
       bindings: [],
     };
     try {

@@ -4,7 +4,7 @@
  */
 
 import { toU64, type U64, U64_MAX } from '@iommukit/hw';
-import type { UserData } from '@iommukit/iommu-core';
+import type { Fields, Struct, StructValues, UserData } from '@iommukit/iommu-core';
 import { openFaultQueue } from './fault-queue.ts';
 import type { SystemCalls } from './files/system-calls.ts';
 import { NO_USER_DATA } from './hwpt.ts';
@@ -13,7 +13,6 @@ import { ioasAlloc, ioasCopy, ioasIovaRanges, ioasMap, ioasUnmap } from './ioas/
 import type { IovaRange } from './ioas/reserved.ts';
 import type { IommufdCaller } from './ioctl.ts';
 import { iommufdFileOf } from './iommufd-file.ts';
-import type { Fields, Struct, StructValues } from './struct.ts';
 import * as uapi from './uapi/iommufd.ts';
 
 /** What the mapping allows; both by default. */

@@ -1,4 +1,16 @@
-export { type ErrnoCode, SysError } from '@iommukit/iommu-core';
+export {
+  clearUser,
+  copyFromUser,
+  copyToUser,
+  type ErrnoCode,
+  type Fields,
+  type FieldType,
+  isUserZero,
+  type Struct,
+  type StructValues,
+  SysError,
+  struct,
+} from '@iommukit/iommu-core';
 export {
   type CopyRequest,
   type FaultRecord,
@@ -28,7 +40,6 @@ export {
   registerIommufd,
 } from './iommufd-file.ts';
 export type { ObjectType } from './object-table.ts';
-export { type Fields, type FieldType, type Struct, type StructValues, struct } from './struct.ts';
 export type { IommufdEvent } from './trace.ts';
 export {
   INVALIDATE_COUNT_MAX,
@@ -90,4 +101,3 @@ export {
   iommuIoasUnmap,
   iommuIovaRange,
 } from './uapi/iommufd.ts';
-export { clearUser, copyFromUser, copyToUser, isUserZero } from './user-memory.ts';

@@ -4,15 +4,22 @@
  */
 
 import { hex } from '@iommukit/hw';
-import { SysError } from '@iommukit/iommu-core';
+import {
+  clearUser,
+  copyFromUser,
+  copyToUser,
+  type Fields,
+  isUserZero,
+  type Struct,
+  type StructValues,
+  SysError,
+} from '@iommukit/iommu-core';
 import type { IommufdContext } from './context.ts';
 import { openFaultQueue } from './fault-queue.ts';
 import type { Caller } from './files/file.ts';
 import { getHwInfo, hwptAlloc, hwptInvalidate } from './hwpt-commands.ts';
 import { ioasAlloc, ioasCopy, ioasIovaRanges, ioasMap, ioasUnmap } from './ioas/ioas.ts';
-import type { Fields, Struct, StructValues } from './struct.ts';
 import * as uapi from './uapi/iommufd.ts';
-import { clearUser, copyFromUser, copyToUser, isUserZero } from './user-memory.ts';
 
 /** Who calls, and what on. */
 export type IommufdCaller = Caller & { readonly context: IommufdContext };

@@ -237,8 +237,8 @@ class World {
       freed.add(pasid);
       free(pasid);
     };
-    pasids.allocate = (limit, usable) => {
-      const pasid = allocate(limit, usable);
+    pasids.allocate = (range) => {
+      const pasid = allocate(range);
       this.checkUnnamed(pasid);
       if (freed.has(pasid)) this.reused++;
       return pasid;

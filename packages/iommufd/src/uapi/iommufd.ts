@@ -3,7 +3,7 @@
  * camel case; behaviour lives elsewhere.
  */
 
-import { type Struct, struct } from '../struct.ts';
+import { type Struct, struct } from '@iommukit/iommu-core';
 
 const IOMMUFD_TYPE = 0x3b;
 /** Command numbers below this belong to the type1 interface. */

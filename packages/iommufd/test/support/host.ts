@@ -8,8 +8,8 @@ import { bindDevice, type IommufdDevice } from '../../src/device.ts';
 import { DeviceNodes } from '../../src/files/device-nodes.ts';
 import { FdTable } from '../../src/files/fd-table.ts';
 import { SystemCalls } from '../../src/files/system-calls.ts';
+import type { Fields, Struct, StructValues } from '../../src/index.ts';
 import { type IommufdNode, iommufdContextOf, registerIommufd } from '../../src/iommufd-file.ts';
-import type { Fields, Struct, StructValues } from '../../src/struct.ts';
 import type { IommufdEvent } from '../../src/trace.ts';
 import {
   FakeAddressSpace,

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { type Fields, type Struct, struct } from '../../src/struct.ts';
+import { type Fields, type Struct, struct } from '../../src/index.ts';
 import * as uapi from '../../src/uapi/iommufd.ts';
 
 /** Every structure as the interface's documentation declares it. */

@@ -1,7 +1,8 @@
 /** The caller's memory as system calls read and write it: any address and length may be nonsense. */
 
 import { hex, U64_MAX } from '@iommukit/hw';
-import { type AddressSpace, SysError } from '@iommukit/iommu-core';
+import { SysError } from './errno.ts';
+import type { AddressSpace } from './process/address-space.ts';
 
 const CHUNK = 4096;
 
