@@ -7,8 +7,7 @@ import { ACCESS_READ, ACCESS_WRITE, toU64, type U64 } from '@iommukit/hw';
 import { SysError } from '@iommukit/iommu-core';
 import { EventFd, iommufdContextOf, type SystemCalls } from '@iommukit/iommufd';
 import { VfioDeviceFile } from './device-file.ts';
-import type { IrqData, IrqInfo } from './pci/interrupts.ts';
-import type { DeviceInfo, RegionInfo } from './pci/pci-user.ts';
+import type { DeviceInfo, IrqData, IrqInfo, RegionInfo } from './device-user.ts';
 import * as uapi from './uapi/vfio.ts';
 
 /** Of an attachment: the PASID, or none for requests without PASID. */
@@ -130,7 +129,7 @@ export class VfioDeviceClient {
   }
 
   private call<T>(name: string, body: () => T): T {
-    return this.file.entry.device.kernel.call(name, body);
+    return this.file.entry.kernel.call(name, body);
   }
 }
 

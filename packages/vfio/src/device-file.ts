@@ -5,11 +5,12 @@
 
 import { NO_PASID } from '@iommukit/hw';
 import { SysError } from '@iommukit/iommu-core';
-import { bindDevice, type Caller, type File, type IommufdContext, type IommufdDevice } from '@iommukit/iommufd';
+import type { Caller, File, IommufdContext } from '@iommukit/iommufd';
+import type { DeviceUser } from './device-user.ts';
+import type { DmaBinding } from './dma-binding.ts';
 import { vfioDeviceIoctl } from './ioctl.ts';
-import { PciUser } from './pci/pci-user.ts';
+import type { IommufdBinding, OfferedDevice } from './offered-device.ts';
 import type { VfToken } from './vf-token.ts';
-import type { VfioDevice } from './vfio-device.ts';
 
 export type BindRequest = {
   /** Gives the /dev/iommu to bind to. */
@@ -19,26 +20,40 @@ export type BindRequest = {
 };
 
 type Bound = {
-  readonly iommufd: IommufdDevice;
-  readonly user: PciUser;
+  readonly dma: DmaBinding;
+  readonly user: DeviceUser;
   /** The PF's token, held while a VF is in use. */
   readonly token: VfToken | null;
 };
 
+/** DMA in the hands of a /dev/iommu. */
+class IommufdDma implements DmaBinding {
+  readonly kind = '/dev/iommu';
+  readonly device: IommufdBinding;
+
+  constructor(device: IommufdBinding) {
+    this.device = device;
+  }
+
+  unbind(): void {
+    this.device.unbind();
+  }
+}
+
 export class VfioDeviceFile implements File {
   readonly name: string;
-  readonly entry: VfioDevice;
+  readonly entry: OfferedDevice;
   private bound: Bound | null = null;
   /** File offset of read(2) and write(2). */
   private position = 0n;
 
-  constructor(entry: VfioDevice) {
+  constructor(entry: OfferedDevice) {
     this.entry = entry;
     this.name = entry.path;
   }
 
-  /** The function. @throws {SysError} EINVAL not bound */
-  get user(): PciUser {
+  /** What the file gives access to. @throws {SysError} EINVAL not bound */
+  get user(): DeviceUser {
     return this.require('vfio_device').user;
   }
 
@@ -47,26 +62,49 @@ export class VfioDeviceFile implements File {
    * @returns id of the device there
    * @throws {SysError} EINVAL it is bound; EACCES the token; EBADF, EBADFD from `context`; and the errors of bindDevice
    */
-  bind(request: BindRequest): number {
+  bind({ context, token }: BindRequest): number {
     const { entry } = this;
     const call = 'VFIO_DEVICE_BIND_IOMMUFD';
+    return this.take(call, token, context, (target) => new IommufdDma(entry.bindIommufd(target))).device.id;
+  }
+
+  /**
+   * Takes the device over: `bind` binds its DMA to what `target` gives, then the file gives access to it until it is
+   * closed. @returns the binding
+   * @throws {SysError} EINVAL the file is bound, or the device is in use through another; EACCES the token; and the
+   * errors of `target` and `bind`
+   */
+  take<Target, Dma extends DmaBinding>(
+    call: string,
+    token: () => Uint8Array | null,
+    target: () => Target,
+    bind: (target: Target) => Dma,
+  ): Dma {
+    const { entry } = this;
     if (this.bound !== null) throw new SysError('EINVAL', call, `${this.name} is bound`);
-    entry.checkToken(request.token());
-    const context = request.context();
+    entry.checkToken(token());
+    const to = target();
     if (entry.user !== null) throw new SysError('EINVAL', call, `${this.name} is in use through another open file`);
-    const iommufd = bindDevice(context, entry.device);
-    let user: PciUser;
+    const dma = bind(to);
+    let user: DeviceUser;
     try {
-      user = new PciUser(entry.device, entry.msixTable);
+      user = entry.takeOver();
     } catch (error) {
-      iommufd.unbind();
+      dma.unbind();
       throw error;
     }
     entry.user = user;
-    const token = entry.physicalToken;
-    token?.hold();
-    this.bound = { iommufd, user, token };
-    return iommufd.id;
+    const held = entry.physicalToken;
+    held?.hold();
+    this.bound = { dma, user, token: held };
+    return dma;
+  }
+
+  /** The binding, which is of class `type`. @throws {SysError} EINVAL the file is not bound, or in another way */
+  dma<T extends DmaBinding>(call: string, type: abstract new (...args: never[]) => T): T {
+    const { dma } = this.require(call);
+    if (dma instanceof type) return dma;
+    throw new SysError('EINVAL', call, `${this.name} is bound to a ${dma.kind}`);
   }
 
   /**
@@ -75,14 +113,14 @@ export class VfioDeviceFile implements File {
    * @throws {SysError} the errors of IommufdDevice.attach and replace; what was attached stays then
    */
   attach(ptId: number, pasid: number | null): number {
-    const { iommufd } = this.require('VFIO_DEVICE_ATTACH_IOMMUFD_PT');
+    const { device } = this.dma('VFIO_DEVICE_ATTACH_IOMMUFD_PT', IommufdDma);
     const key = pasid ?? NO_PASID;
-    return iommufd.attached(key) === null ? iommufd.attach(ptId, key) : iommufd.replace(ptId, key);
+    return device.attached(key) === null ? device.attach(ptId, key) : device.replace(ptId, key);
   }
 
   /** DMA, or that of one PASID, is blocked on return. Nothing happens when it was not attached. */
   detach(pasid: number | null): void {
-    this.require('VFIO_DEVICE_DETACH_IOMMUFD_PT').iommufd.detach(pasid ?? NO_PASID);
+    this.dma('VFIO_DEVICE_DETACH_IOMMUFD_PT', IommufdDma).device.detach(pasid ?? NO_PASID);
   }
 
   ioctl(caller: Caller, request: number, argument: bigint): number {
@@ -114,13 +152,13 @@ export class VfioDeviceFile implements File {
     if (bound === null) return;
     this.bound = null;
     bound.user.close();
-    bound.iommufd.unbind();
+    bound.dma.unbind();
     bound.token?.release();
     entry.user = null;
   }
 
   private require(call: string): Bound {
-    if (this.bound === null) throw new SysError('EINVAL', call, `${this.name} is not bound to a /dev/iommu`);
+    if (this.bound === null) throw new SysError('EINVAL', call, `${this.name} is not bound`);
     return this.bound;
   }
 }

@@ -1,8 +1,18 @@
 export { type IrqTarget, type PasidOption, VfioDeviceClient } from './client.ts';
 export { type BindRequest, VfioDeviceFile } from './device-file.ts';
+export type {
+  DeviceInfo,
+  DeviceInterrupts,
+  DeviceUser,
+  IrqData,
+  IrqInfo,
+  IrqRequest,
+  RegionInfo,
+} from './device-user.ts';
+export type { DmaBinding } from './dma-binding.ts';
+export type { IommufdBinding, OfferedDevice } from './offered-device.ts';
 export type { BarRange } from './pci/bar-region.ts';
-export type { IrqData, IrqInfo, IrqRequest } from './pci/interrupts.ts';
-export type { DeviceInfo, MsixTableAccess, PciUser, RegionInfo } from './pci/pci-user.ts';
+export type { MsixTableAccess, PciUser } from './pci/pci-user.ts';
 export {
   VFIO_DEVICE_ATTACH_IOMMUFD_PT,
   VFIO_DEVICE_ATTACH_PASID,

@@ -18,8 +18,7 @@ import {
   type StructValues,
 } from '@iommukit/iommufd';
 import type { VfioDeviceFile } from './device-file.ts';
-import type { IrqData } from './pci/interrupts.ts';
-import type { RegionInfo } from './pci/pci-user.ts';
+import type { IrqData, RegionInfo } from './device-user.ts';
 import * as uapi from './uapi/vfio.ts';
 import { VF_TOKEN_BYTES } from './vf-token.ts';
 

@@ -1,9 +1,11 @@
 /** The devices that VFIO offers to users, each as /dev/vfio/devices/vfioN (Linux: drivers/vfio/vfio_main.c). */
 
-import { type Device, type PciDevice, SysError } from '@iommukit/iommu-core';
-import type { DeviceNodes } from '@iommukit/iommufd';
+import { type Device, type Kernel, type PciDevice, SysError } from '@iommukit/iommu-core';
+import { bindDevice, type DeviceNodes, type IommufdContext, type IommufdDevice } from '@iommukit/iommufd';
 import { VfioDeviceFile } from './device-file.ts';
-import type { MsixTableAccess, PciUser } from './pci/pci-user.ts';
+import type { DeviceUser } from './device-user.ts';
+import type { OfferedDevice } from './offered-device.ts';
+import { type MsixTableAccess, PciUser } from './pci/pci-user.ts';
 import { VfToken } from './vf-token.ts';
 
 export type VfioOptions = {
@@ -15,16 +17,15 @@ export type VfioDeviceOptions = {
   msixTable?: MsixTableAccess;
 };
 
-/** One device on offer. Its node can be opened many times; one open file at a time has it bound. */
-export class VfioDevice {
+/** A PCI function on offer. */
+export class VfioDevice implements OfferedDevice {
   readonly device: Device;
   /** The N of vfioN. */
   readonly index: number;
   readonly msixTable: MsixTableAccess;
   /** The token of a PF with SR-IOV; null elsewhere. */
   readonly token: VfToken | null;
-  /** The function while a file has it bound. */
-  user: PciUser | null = null;
+  user: DeviceUser | null = null;
   private readonly vfio: Vfio;
 
   constructor(vfio: Vfio, device: Device, index: number, options: VfioDeviceOptions) {
@@ -39,13 +40,20 @@ export class VfioDevice {
     return `/dev/vfio/devices/vfio${this.index}`;
   }
 
+  get kernel(): Kernel {
+    return this.device.kernel;
+  }
+
+  get name(): string {
+    return this.device.name;
+  }
+
   /** The token that a VF's users need: its PF's, when that is on offer too. */
   get physicalToken(): VfToken | null {
     const { physicalFunction } = this.device.pci;
     return physicalFunction === null ? null : (this.vfio.find(physicalFunction)?.token ?? null);
   }
 
-  /** @throws {SysError} EACCES the token is needed and not the one given; EINVAL there is nothing it could be for */
   checkToken(token: Uint8Array | null): void {
     const { physicalToken } = this;
     if (physicalToken !== null) physicalToken.admitVirtual(token);
@@ -53,6 +61,14 @@ export class VfioDevice {
     else if (token !== null) {
       throw new SysError('EINVAL', 'VFIO_DEVICE_BIND_IOMMUFD', `${this.device.name} has no use for a token`);
     }
+  }
+
+  bindIommufd(context: IommufdContext): IommufdDevice {
+    return bindDevice(context, this.device);
+  }
+
+  takeOver(): PciUser {
+    return new PciUser(this.device, this.msixTable);
   }
 }
 
@@ -73,16 +89,27 @@ export class Vfio {
   /** Offers a device. @throws {SysError} EEXIST it is on offer */
   register(device: Device, options: VfioDeviceOptions = {}): VfioDevice {
     if (this.devices.has(device.pci)) throw new SysError('EEXIST', 'vfio_register', `${device.name} is on offer`);
-    const entry = new VfioDevice(this, device, this.nextIndex++, options);
-    this.nodes.register(entry.path, () => new VfioDeviceFile(entry));
+    const entry = this.offer((index) => new VfioDevice(this, device, index, options));
     this.devices.set(device.pci, entry);
     return entry;
   }
 
   /** Takes a device back. @throws {SysError} EBUSY a user has it bound */
   unregister(entry: VfioDevice): void {
-    if (entry.user !== null) throw new SysError('EBUSY', 'vfio_unregister', `${entry.device.name} is in use`);
-    this.nodes.unregister(entry.path);
+    this.withdraw(entry);
     this.devices.delete(entry.device.pci);
+  }
+
+  /** Offers a device of any kind under the next index, the N of vfioN. */
+  offer<T extends OfferedDevice>(make: (index: number) => T): T {
+    const entry = make(this.nextIndex++);
+    this.nodes.register(entry.path, () => new VfioDeviceFile(entry));
+    return entry;
+  }
+
+  /** Takes a device of any kind back. @throws {SysError} EBUSY a user has it bound */
+  withdraw(entry: OfferedDevice): void {
+    if (entry.user !== null) throw new SysError('EBUSY', 'vfio_unregister', `${entry.name} is in use`);
+    this.nodes.unregister(entry.path);
   }
 }

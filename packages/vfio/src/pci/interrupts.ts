@@ -5,38 +5,15 @@
 
 import { type Device, type MsiMessage, SysError } from '@iommukit/iommu-core';
 import type { EventFd } from '@iommukit/iommufd';
+import type { DeviceInterrupts, IrqInfo, IrqRequest } from '../device-user.ts';
 import * as uapi from '../uapi/vfio.ts';
 
 const CALL = 'VFIO_DEVICE_SET_IRQS';
 const ACTIONS = uapi.VFIO_IRQ_SET_ACTION_MASK | uapi.VFIO_IRQ_SET_ACTION_UNMASK | uapi.VFIO_IRQ_SET_ACTION_TRIGGER;
 
-export type IrqInfo = {
-  /** VFIO_IRQ_INFO_ bits. */
-  readonly flags: number;
-  readonly count: number;
-};
-
-/**
- * What a call says of each interrupt it names: nothing, a truth value, or an eventfd (null takes the trigger away,
- * undefined leaves it).
- */
-export type IrqData =
-  | { readonly kind: 'none' }
-  | { readonly kind: 'bool'; readonly values: readonly boolean[] }
-  | { readonly kind: 'eventfd'; readonly values: readonly (EventFd | null | undefined)[] };
-
-export type IrqRequest = {
-  /** One VFIO_IRQ_SET_ACTION_ bit. */
-  readonly action: number;
-  readonly index: number;
-  readonly start: number;
-  readonly count: number;
-  readonly data: IrqData;
-};
-
 type Vector = { readonly trigger: { eventfd: EventFd }; readonly message: MsiMessage };
 
-export class Interrupts {
+export class Interrupts implements DeviceInterrupts {
   private readonly device: Device;
   private readonly withMemory: (action: () => void) => void;
   private readonly vectors = new Map<number, Vector>();

@@ -4,6 +4,7 @@
  */
 
 import { type Device, type Process, resetDevice, SysError } from '@iommukit/iommu-core';
+import type { DeviceInfo, DeviceUser, RegionInfo } from '../device-user.ts';
 import * as uapi from '../uapi/vfio.ts';
 import { BarRegion } from './bar-region.ts';
 import { COMMAND } from './config-layout.ts';
@@ -13,25 +14,7 @@ import { VirtualConfig } from './virtual-config.ts';
 /** Whether the pages of the MSI-X table can be mapped, as in Linux, or accesses to them must go through the file. */
 export type MsixTableAccess = 'mappable' | 'trapped';
 
-export type RegionInfo = {
-  /** VFIO_REGION_INFO_FLAG_ bits, without the one for capabilities. */
-  readonly flags: number;
-  readonly size: bigint;
-  readonly offset: bigint;
-  /** The MSI-X table lies in the region and can be mapped. */
-  readonly msixMappable: boolean;
-  /** Parts that can be mapped, when not all of it can; null otherwise. */
-  readonly sparse: readonly { readonly offset: bigint; readonly size: bigint }[] | null;
-};
-
-export type DeviceInfo = {
-  /** VFIO_DEVICE_FLAGS_ bits. */
-  readonly flags: number;
-  readonly regions: number;
-  readonly irqs: number;
-};
-
-export class PciUser {
+export class PciUser implements DeviceUser {
   readonly device: Device;
   readonly interrupts: Interrupts;
   private readonly config: VirtualConfig;
@@ -96,10 +79,6 @@ export class PciUser {
     };
   }
 
-  /**
-   * Reads at `position` of the device file: region index in bits 63..40, offset in the region below. Gives the bytes read.
-   * @throws {SysError} EINVAL no such region, or past its end; EFAULT past the end of configuration space; EIO memory decode is off
-   */
   read(position: bigint, into: Uint8Array): number {
     const { index, offset } = locate(position);
     if (index === uapi.VFIO_PCI_CONFIG_REGION_INDEX) {
@@ -110,7 +89,6 @@ export class PciUser {
     return this.bar('read', index).read(offset, into);
   }
 
-  /** Writes at `position`, as `read` reads. Gives the bytes written. @throws {SysError} EINVAL, EFAULT, EIO */
   write(position: bigint, from: Uint8Array): number {
     const { index, offset } = locate(position);
     if (index === uapi.VFIO_PCI_CONFIG_REGION_INDEX) {
