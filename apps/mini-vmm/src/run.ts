@@ -5,7 +5,7 @@
 
 import { Trace } from '@iommukit/hw';
 import { Host } from './host/host.ts';
-import { Machine } from './host/machine.ts';
+import { hostMachine } from './host/machine.ts';
 import { VirtualMachine } from './host/virtual-machine.ts';
 import { record, type TraceEntry } from './report/recorder.ts';
 import { makeReport, type Report } from './report/report.ts';
@@ -40,7 +40,7 @@ const HOST_BYTES = 48 << 20;
 /** Runs a VM from power-on to its end and tells what happened and what is left. */
 export function run(options: RunOptions): Report {
   const { boot, image, hear = () => {} } = options;
-  const machine = new Machine(boot.ramBytes + HOST_BYTES);
+  const machine = hostMachine(boot.ramBytes + HOST_BYTES);
   const host = new Host(machine);
   const steps = new StepMatcher();
   const listen = (entry: TraceEntry): void => {
@@ -49,7 +49,7 @@ export function run(options: RunOptions): Report {
   };
   const trace = new Trace<VmmEvent>(machine.scheduler);
   record('hw', machine.trace, listen);
-  record('core', host.coreTrace, listen);
+  record('core', host.trace, listen);
   record('iommufd', host.iommufdTrace, listen);
   record('vmm', trace, listen);
 

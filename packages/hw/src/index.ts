@@ -124,6 +124,7 @@ export {
   WQCFG6_STATE,
 } from './dsa/registers.ts';
 export type { DsaEvent } from './dsa/trace.ts';
+export { type HardwareEvent, MACHINE_ADDRESSES, Machine, type MachineOptions } from './machine.ts';
 export { FREE_POISON, FrameAllocator, type FrameAllocatorOptions } from './memory/frame-allocator.ts';
 export type { MemoryPort } from './memory/memory-port.ts';
 export type { AccessWidth, MmioHandler } from './memory/mmio.ts';

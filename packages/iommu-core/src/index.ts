@@ -24,6 +24,7 @@ export { type ErrnoCode, SysError } from './errno.ts';
 export { Failpoints } from './failpoint.ts';
 export { GlobalPasids, type PasidRange, type PasidReferrer } from './global-pasids.ts';
 export { IommuGroup } from './group.ts';
+export { Host, type HostOptions } from './host.ts';
 export type { FaultRecord } from './intel/fault-log.ts';
 export { IntelIommu } from './intel/intel-iommu.ts';
 export type { IntelUnitOptions } from './intel/unit.ts';

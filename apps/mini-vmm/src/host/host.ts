@@ -1,20 +1,10 @@
 /** The host's operating system on its machine: the iommu core, /dev/iommu and one VFIO device, ready for programs. */
 
-import { Trace } from '@iommukit/hw';
-import {
-  ApicInterrupts,
-  type Device,
-  IntelIommu,
-  IommuCore,
-  type IommuEvent,
-  Kernel,
-  PciBus,
-  type Process,
-  Processes,
-} from '@iommukit/iommu-core';
+import { type Machine, Trace } from '@iommukit/hw';
+import { type Device, Host as OperatingSystem, type Process } from '@iommukit/iommu-core';
 import { DeviceNodes, type IommufdEvent, type IommufdNode, registerIommufd, SystemCalls } from '@iommukit/iommufd';
 import { Vfio } from '@iommukit/vfio';
-import { DSA_RID, ECAM_BASE, type Machine, VTD_BASE } from './machine.ts';
+import { DSA_RID } from './machine.ts';
 
 /** What is still held of the host's resources. */
 export type Usage = {
@@ -34,44 +24,28 @@ export type Leftovers = Usage & {
   readonly frames: number;
 };
 
-export class Host {
-  readonly machine: Machine;
-  readonly coreTrace: Trace<IommuEvent>;
+/** Nanoseconds in which everything that is under way comes to its end. */
+const SETTLE = 1_000_000_000;
+
+export class Host extends OperatingSystem {
   readonly iommufdTrace: Trace<IommufdEvent>;
-  readonly kernel: Kernel;
   /** The accelerator's VFIO device. */
   readonly devicePath: string;
-  private readonly device: Device;
-  private readonly processes: Processes;
+  private readonly accelerator: Device;
   private readonly spawned: Process[] = [];
   private readonly nodes = new DeviceNodes();
   private readonly iommufd: IommufdNode;
-  private readonly core: IommuCore;
   private readonly vfio: Vfio;
   private readonly ownFrames: number;
 
   constructor(machine: Machine) {
-    const { memory, frames, scheduler, apic } = machine;
-    this.machine = machine;
-    this.coreTrace = new Trace<IommuEvent>(scheduler);
-    this.iommufdTrace = new Trace<IommufdEvent>(scheduler);
-    const kernel = new Kernel({ memory, frames, scheduler, interrupts: new ApicInterrupts(apic) });
-    this.kernel = kernel;
-    const bus = new PciBus(kernel, {
-      ecamBase: BigInt(ECAM_BASE),
-      window32: { first: 0xc000_0000n, last: 0xdfff_ffffn },
-      window64: { first: 0x80_0000_0000n, last: 0xff_ffff_ffffn },
-    });
-    bus.enumerate();
-    const driver = new IntelIommu({ kernel, registerBase: BigInt(VTD_BASE), trace: this.coreTrace });
-    const core = new IommuCore({ kernel, driver, trace: this.coreTrace });
-    this.core = core;
-    this.ownFrames = frames.allocated;
-    this.device = core.addDevice(bus.device(DSA_RID)!);
-    this.processes = new Processes(kernel);
-    this.iommufd = registerIommufd(this.nodes, { kernel, trace: this.iommufdTrace });
+    super(machine);
+    this.iommufdTrace = new Trace<IommufdEvent>(machine.scheduler);
+    this.ownFrames = machine.frames.allocated;
+    this.accelerator = this.device(DSA_RID);
+    this.iommufd = registerIommufd(this.nodes, { kernel: this.kernel, trace: this.iommufdTrace });
     this.vfio = new Vfio({ nodes: this.nodes });
-    this.devicePath = this.vfio.register(this.device).path;
+    this.devicePath = this.vfio.register(this.accelerator).path;
   }
 
   /** A program's process: its system calls are all it has of the host. */
@@ -83,11 +57,11 @@ export class Host {
   }
 
   get usage(): Usage {
-    const { device, processes, spawned, iommufd } = this;
+    const { accelerator, processes, spawned, iommufd } = this;
     const regions = spawned.reduce((count, { memory }) => count + (memory?.layout.length ?? 0), 0);
     return {
       pins: processes.counts.pinned,
-      pasids: new Set([...device.authorizedPasids, ...device.group.pasidHandles.keys()]).size,
+      pasids: new Set([...accelerator.authorizedPasids, ...accelerator.group.pasidHandles.keys()]).size,
       objects: iommufd.objects,
       mappings: iommufd.areas + regions,
     };
@@ -98,22 +72,13 @@ export class Host {
    * as long as it has the device, and tells what is left.
    */
   shutDown(): Leftovers {
-    this.settle();
-    const { device, usage } = this;
-    const entry = this.vfio.find(device.pci);
+    this.run(SETTLE);
+    const { accelerator, usage } = this;
+    const entry = this.vfio.find(accelerator.pci);
     if (entry?.user === null) {
       this.vfio.unregister(entry);
-      this.core.removeDevice(device);
+      this.core.removeDevice(accelerator);
     }
     return { ...usage, frames: this.machine.frames.allocated - this.ownFrames };
-  }
-
-  private settle(): void {
-    const { scheduler } = this.machine;
-    const end = scheduler.now + 1_000_000_000;
-    while (scheduler.nextDue <= end) {
-      scheduler.runNext();
-      this.kernel.runWork();
-    }
   }
 }

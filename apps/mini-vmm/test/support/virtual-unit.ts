@@ -6,7 +6,7 @@
 import { PAGE_SIZE, PhysicalMemory, Scheduler, Trace, VtdRegisterFile } from '@iommukit/hw';
 import { IommufdClient } from '@iommukit/iommufd';
 import { Host, type Leftovers } from '../../src/host/host.ts';
-import { Machine } from '../../src/host/machine.ts';
+import { hostMachine } from '../../src/host/machine.ts';
 import { guestFeatures } from '../../src/vmm/guest-features.ts';
 import { PassthroughDevice } from '../../src/vmm/passthrough.ts';
 import type { VmmEvent } from '../../src/vmm/trace.ts';
@@ -16,7 +16,7 @@ export const GUEST_BYTES: number = 4 << 20;
 export const GUEST_RID = 0x10;
 
 export class VirtualUnit {
-  readonly host: Host = new Host(new Machine(32 << 20));
+  readonly host: Host = new Host(hostMachine(32 << 20));
   /** Guest physical memory. */
   readonly memory: PhysicalMemory;
   readonly registers: VtdRegisterFile;

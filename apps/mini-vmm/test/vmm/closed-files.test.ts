@@ -3,7 +3,7 @@
 import { Trace } from '@iommukit/hw';
 import { describe, expect, test } from 'vitest';
 import { Host } from '../../src/host/host.ts';
-import { Machine } from '../../src/host/machine.ts';
+import { hostMachine } from '../../src/host/machine.ts';
 import { VirtualMachine } from '../../src/host/virtual-machine.ts';
 import { Vmm } from '../../src/vmm/vmm.ts';
 import { driven, enqcmd, FILL, ring, spin } from '../support/hostile-driver.ts';
@@ -13,7 +13,7 @@ const RAM = 4 << 20;
 
 /** A VM whose guest sends one command, waits 20000 instructions and sends another. */
 function start() {
-  const machine = new Machine(RAM + (48 << 20));
+  const machine = hostMachine(RAM + (48 << 20));
   const host = new Host(machine);
   const system = host.spawn('vmm');
   let zeroFlags = '';

@@ -5,6 +5,7 @@ import {
   DESCRIPTOR_PASID_CACHE,
   DESCRIPTOR_PASID_IOTLB,
   DIRECTORY0_PRESENT,
+  type DsaFunction,
   fieldPrep,
   GCMD_QIE,
   GCMD_SRTP,
@@ -27,6 +28,7 @@ import {
 } from '@iommukit/hw';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { DSA_RID } from '../../src/host/machine.ts';
 import { GUEST_BYTES, GUEST_RID, VirtualUnit } from '../support/virtual-unit.ts';
 
 const QUEUE = 0x1000;
@@ -170,7 +172,8 @@ test('what the host cannot invalidate is blocked: a device that does not answer'
   const driver = new GuestDriver();
   driver.firstStage(5);
   driver.flush(5);
-  driver.unit.host.machine.dsa.answersInvalidations = false;
+  const { fabric } = driver.unit.host.machine;
+  (fabric.functionAt(DSA_RID) as DsaFunction).answersInvalidations = false;
   driver.submit([DESCRIPTOR_PASID_IOTLB | (2 << 4) | (1 << 16), 5, 0, 0]);
   expectShadows(driver, []);
   expect(driver.unit.refusals.length).toBe(1);
