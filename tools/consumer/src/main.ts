@@ -1,10 +1,11 @@
 /**
  * Uses the packages as a stranger does: packs them, installs the tarballs in a project outside the workspace, then
- * compiles and runs the examples there. An example is a block marked `ts` in README.md or in a package's README.md.
+ * compiles and runs the examples there. An example is a block marked `ts` in README.md, a package's README.md or a page
+ * of docs, or a module in a package's folder `examples`, where a module that is not an example lies in a folder below.
  */
 
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -45,13 +46,22 @@ function writeExamples(): string[] {
   mkdirSync(source);
   const names = ['packages'];
   writeFileSync(join(source, 'packages.ts'), packages.map((name) => `import '@iommukit/${name}';\n`).join(''));
-  for (const readme of ['README.md', ...packages.map((name) => `packages/${name}/README.md`)]) {
-    if (!existsSync(join(root, readme))) continue;
-    const blocks = readFileSync(join(root, readme), 'utf8').matchAll(/^```ts\n(.*?)^```$/gms);
+  const pages = readdirSync(join(root, 'docs')).filter((file) => file.endsWith('.md'));
+  const readmes = packages.map((name) => `packages/${name}/README.md`);
+  for (const page of ['README.md', ...readmes, ...pages.map((file) => `docs/${file}`)]) {
+    const blocks = readFileSync(join(root, page), 'utf8').matchAll(/^```ts\n(.*?)^```$/gms);
     for (const [index, [, code]] of [...blocks].entries()) {
-      const name = `${readme.replace(/\W+/g, '-')}-${index + 1}`;
+      const name = `${page.replace(/\W+/g, '-')}-${index + 1}`;
       writeFileSync(join(source, `${name}.ts`), `${code}\nexport {};\n`);
       names.push(name);
+    }
+  }
+  for (const name of packages) {
+    const examples = join(root, 'packages', name, 'examples');
+    if (!existsSync(examples)) continue;
+    cpSync(examples, join(source, name), { recursive: true });
+    for (const file of readdirSync(examples)) {
+      if (file.endsWith('.ts')) names.push(`${name}/${file.slice(0, -'.ts'.length)}`);
     }
   }
   return names;
@@ -63,6 +73,7 @@ function compile(): void {
     target: 'ES2023',
     lib: ['ES2023', 'DOM'],
     module: 'NodeNext',
+    rewriteRelativeImportExtensions: true,
     typeRoots: [join(root, 'node_modules/@types')],
     types: ['node'],
     rootDir: 'src',
