@@ -190,6 +190,7 @@ export {
 } from './pci/capabilities/page-request.ts';
 export { PasidCapability, type PasidOptions } from './pci/capabilities/pasid.ts';
 export { ExpressCapability, type ExpressOptions } from './pci/capabilities/pci-express.ts';
+export { SiovCapability } from './pci/capabilities/siov.ts';
 export { SriovCapability, type SriovOptions, type VfBarOptions } from './pci/capabilities/sriov.ts';
 export { CONFIG_SPACE_SIZE, type ConfigRegister, ConfigSpace } from './pci/config-space.ts';
 export { ECAM_SIZE, PciFabric, type PciFabricOptions } from './pci/fabric.ts';

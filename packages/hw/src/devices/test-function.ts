@@ -2,8 +2,8 @@
  * A function that does DMA of any kind on command: for tests of isolation, faults and virtual functions.
  *
  * It is nobody's product: vendor 0x696f is not assigned by the PCI-SIG as of the pci.ids list of 2026, device 1 is the
- * PF and 2 its VFs. The PF has ATS, PASID (20 bits, execute, privileged), PRI, MSI-X and SR-IOV; a VF has ATS and
- * MSI-X, and shares PASID and PRI with its PF. BAR 0 of each is 64-bit and 64 KiB:
+ * PF and 2 its VFs. The PF has ATS, PASID (20 bits, execute, privileged), PRI, MSI-X, SR-IOV and, if asked for, SIOV; a
+ * VF has ATS and MSI-X, and shares PASID and PRI with its PF. BAR 0 of each is 64-bit and 64 KiB:
  *
  *   0x0000  registers, 32 bits each; 64-bit accesses take two, narrower writes are ignored
  *     00 IDENTITY  ro  0x54534554
@@ -39,6 +39,7 @@ import { MsixCapability } from '../pci/capabilities/msix.ts';
 import { PageRequestInterface } from '../pci/capabilities/page-request.ts';
 import { PasidCapability } from '../pci/capabilities/pasid.ts';
 import { ExpressCapability } from '../pci/capabilities/pci-express.ts';
+import { SiovCapability } from '../pci/capabilities/siov.ts';
 import { SriovCapability } from '../pci/capabilities/sriov.ts';
 import { PciFunction } from '../pci/function.ts';
 import {
@@ -123,6 +124,8 @@ export type TestFunctionOptions = {
   totalVfs?: number;
   /** Page requests that PF and VFs can have outstanding; 32 by default, 0 leaves out PRI. */
   pageRequests?: number;
+  /** The PF has the SIOV capability; false by default. */
+  siov?: boolean;
 };
 
 type VirtualOptions = {
@@ -168,6 +171,7 @@ export class TestFunction extends PciFunction {
       this.add(new PasidCapability({ width: 20, execute: true, privileged: true }));
       if (pageRequests > 0) this.add(new PageRequestInterface({ capacity: pageRequests }));
       if (totalVfs > 0) this.add(new SriovCapability(this.virtualFunctions(options, totalVfs)));
+      if (options.siov ?? false) this.add(new SiovCapability());
     }
     this.onReset();
   }

@@ -14,6 +14,7 @@ import { MsixCapability } from '../pci/capabilities/msix.ts';
 import { PageRequestInterface } from '../pci/capabilities/page-request.ts';
 import { PasidCapability } from '../pci/capabilities/pasid.ts';
 import { ExpressCapability } from '../pci/capabilities/pci-express.ts';
+import { SiovCapability } from '../pci/capabilities/siov.ts';
 import { PciFunction } from '../pci/function.ts';
 import { ACCESS_PRIVILEGED, NO_PASID } from '../pci/transaction.ts';
 import type { Scheduler } from '../scheduler.ts';
@@ -144,6 +145,7 @@ export class DsaFunction extends PciFunction implements EngineHost {
     this.add(new AtsCapability());
     this.add(new PasidCapability({ width: 20, privileged: true }));
     this.add(new PageRequestInterface({ capacity: options.pageRequests ?? 32 }));
+    this.add(new SiovCapability());
     this.config.onWrite(COMMAND_REGISTER, 2, () => this.checkBusMaster());
   }
 

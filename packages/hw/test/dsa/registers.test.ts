@@ -61,7 +61,7 @@ describe('DSA registers', () => {
     expect(config.read(0)).toBe(0x0b25_8086);
     expect(config.read(8) >>> 8).toBe(0x088000);
     expect([...config.standard().keys()]).toEqual([0x10, 0x11]);
-    expect([...config.extended().keys()]).toEqual([0x0f, 0x1b, 0x13]);
+    expect([...config.extended().keys()]).toEqual([0x0f, 0x1b, 0x13, 0x23]);
     const pri = config.extended().get(0x13)!;
     expect(config.read(pri + 6, 2) & 0x8000).toBe(0x8000);
     const pasid = config.extended().get(0x1b)!;
