@@ -6,4 +6,8 @@ import type { Domain } from './domain.ts';
  * Made by whoever attaches and found again in the fault groups that hit it; its owner may give it fields of its own.
  * One handle stands for one attachment at a time.
  */
-export type AttachHandle = { readonly domain: Domain };
+export type AttachHandle = {
+  readonly domain: Domain;
+  /** Of an auxiliary domain: while it is attached at a PASID, nothing can be attached to the group as a whole. */
+  readonly auxiliary?: boolean;
+};

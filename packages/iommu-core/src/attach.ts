@@ -15,9 +15,9 @@ export type RidScope = 'rid' | 'all-pasids';
 
 /**
  * Attaches `handle.domain` to a group that is at its default or blocking domain.
- * @throws {SysError} EOPNOTSUPP the domain cannot be attached with this scope; EBUSY an attachment is there, PASIDs
- * are attached and the scope takes them all, or a device is being reset; EINVAL the domain does not fit; and the
- * driver's errors
+ * @throws {SysError} EOPNOTSUPP the domain cannot be attached with this scope; EBUSY an attachment is there, aux domains
+ * are attached, PASIDs are and the scope takes them all, or a device is being reset; EPERM a device's feature `aux`
+ * refuses unmanaged domains; EINVAL the domain does not fit; and the driver's errors
  */
 export function attachGroup(group: IommuGroup, handle: AttachHandle, scope: RidScope = 'rid'): void {
   const call = 'iommu_attach_group_handle';
@@ -26,6 +26,7 @@ export function attachGroup(group: IommuGroup, handle: AttachHandle, scope: RidS
   if (group.domain !== group.defaultDomain && group.domain !== group.blockingDomain) {
     throw new SysError('EBUSY', call, `group ${group.id} is attached to domain ${group.domain.id}`);
   }
+  checkAuxiliary(group, handle.domain, call);
   setGroupDomain(group, handle.domain, call);
   group.ridHandle = handle;
   group.ridScope = scope;
@@ -39,6 +40,7 @@ export function attachGroup(group: IommuGroup, handle: AttachHandle, scope: RidS
 export function replaceGroup(group: IommuGroup, handle: AttachHandle, scope: RidScope = 'rid'): void {
   const call = 'iommu_replace_group_handle';
   checkScope(group, handle.domain, scope, call);
+  checkAuxiliary(group, handle.domain, call);
   setGroupDomain(group, handle.domain, call);
   const old = group.ridHandle;
   group.ridHandle = handle;
@@ -124,5 +126,17 @@ function checkScope(group: IommuGroup, domain: Domain, scope: RidScope, call: st
     (group.pasidHandles.size > 0 || group.devices.some((d) => d.authorizedPasids.size > 0))
   ) {
     throw new SysError('EBUSY', call, `PASIDs of group ${group.id} are in use`);
+  }
+}
+
+/** A device may not be given away as a whole while parts of it are. @throws {SysError} EPERM, EBUSY */
+function checkAuxiliary(group: IommuGroup, domain: Domain, call: string): void {
+  const strict = group.devices.find((device) => device.features.get('aux')?.refusePrimary === true);
+  if (strict !== undefined && domain.kind === 'unmanaged') {
+    throw new SysError('EPERM', call, `${strict.name} takes auxiliary domains only, not domain ${domain.id}`);
+  }
+  for (const [pasid, { auxiliary, domain: other }] of group.pasidHandles) {
+    if (auxiliary !== true) continue;
+    throw new SysError('EBUSY', call, `aux domain ${other.id} is attached to group ${group.id} at PASID ${pasid}`);
   }
 }

@@ -1,12 +1,14 @@
 /** A function that masters DMA, as the core sees it (Linux: the IOMMU half of struct device). */
 
 import type { TraceSink } from '@iommukit/hw';
+import type { DeviceFeature, FeatureOptions } from './features.ts';
 import type { IommuGroup } from './group.ts';
 import type { Capability, HwInfo, IommuDriver, ReservedRegion } from './iommu-driver.ts';
 import type { Kernel, MsiMessage } from './kernel.ts';
 import { FaultReports } from './page-fault.ts';
 import type { PciDevice } from './pci/pci-device.ts';
 import type { IommuEvent } from './trace.ts';
+import type { UnrecoverableFault } from './unrecoverable-fault.ts';
 
 export class Device {
   readonly kernel: Kernel;
@@ -18,9 +20,13 @@ export class Device {
   maxPasids = 0;
   /** PASIDs that this device may issue; written by authorization.ts and pasid-attach.ts. */
   readonly authorizedPasids: Set<number> = new Set();
+  /** Enabled features; written by features.ts. */
+  readonly features: Map<DeviceFeature, FeatureOptions> = new Map();
   /** True while `resetDevice` is under way: everything of it is blocked whatever its group is attached to. */
   inReset = false;
   readonly faults: FaultReports;
+  /** Hears, in kernel work, of each access of this device that the hardware refused for good. */
+  onUnrecoverableFault: ((fault: UnrecoverableFault) => void) | null = null;
 
   constructor(group: IommuGroup, driver: IommuDriver, pci: PciDevice) {
     this.kernel = group.kernel;

@@ -93,6 +93,14 @@ export type NestedDomain = DomainBase & {
 export type InvalidateResult = { readonly handled: number; readonly failure: Error | null };
 
 /** Stage 1 is a process's own page table. */
-export type SvaDomain = DomainBase & { readonly kind: 'sva'; readonly addressSpaceId: number };
+export type SvaDomain = DomainBase & {
+  readonly kind: 'sva';
+  readonly addressSpaceId: number;
+  /**
+   * Flushes what is cached of the table in [start, last], page-table entries above leaves included, device TLBs too;
+   * waits for the hardware. Changes that the process makes are flushed without it.
+   */
+  flush(start: bigint, last: bigint): void;
+};
 
 export type Domain = StaticDomain | PagingDomain | NestedDomain | SvaDomain;

@@ -26,6 +26,7 @@ const numbers = {
   EBADE: 52,
   EOVERFLOW: 75,
   EBADFD: 77,
+  EUSERS: 87,
   EMSGSIZE: 90,
   EOPNOTSUPP: 95,
   EADDRINUSE: 98,

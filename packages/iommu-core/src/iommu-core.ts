@@ -5,12 +5,17 @@
 
 import { joinU64, noTrace, type TraceSink } from '@iommukit/hw';
 import { setCoreDomain, setGroupDomain } from './attach.ts';
+import { AuxDomains } from './aux-domains.ts';
 import { Device } from './device.ts';
 import type { Domain, PagingDomain } from './domain.ts';
 import { SysError } from './errno.ts';
+import { dropFeatures } from './features.ts';
 import { GlobalPasids } from './global-pasids.ts';
 import { IommuGroup } from './group.ts';
+import { Ioasids } from './ioasid/ioasids.ts';
 import { ALLOC_PASID, type IommuDriver } from './iommu-driver.ts';
+import { DeviceFaults } from './iommu-uapi/device-faults.ts';
+import { GuestPasids } from './iommu-uapi/guest-pasids.ts';
 import type { Kernel } from './kernel.ts';
 import { isolationSet } from './pci/isolation.ts';
 import type { PciDevice } from './pci/pci-device.ts';
@@ -36,6 +41,10 @@ export class IommuCore {
   readonly trace: TraceSink<IommuEvent>;
   readonly pasids: GlobalPasids;
   readonly sva: Sva;
+  readonly aux: AuxDomains;
+  readonly ioasids: Ioasids;
+  readonly deviceFaults: DeviceFaults;
+  readonly guestPasids: GuestPasids;
   readonly groups: IommuGroup[] = [];
   private readonly defaultKind: DefaultDomainKind;
   private readonly devices = new Map<PciDevice, Device>();
@@ -49,6 +58,10 @@ export class IommuCore {
     this.pasids = new GlobalPasids(this.kernel, { parking: options.parkPasids ?? true });
     this.pasids.addReferrer((pasid) => this.pasidUser(pasid));
     this.sva = new Sva(this.pasids);
+    this.ioasids = new Ioasids({ kernel: this.kernel, pasids: this.pasids, trace: this.trace });
+    this.aux = new AuxDomains(this.pasids);
+    this.deviceFaults = new DeviceFaults();
+    this.guestPasids = new GuestPasids(this.kernel, this.ioasids, this.deviceFaults);
   }
 
   /** The device of a PCI function, or null when it is not under this core. */
@@ -84,6 +97,10 @@ export class IommuCore {
   /** The function is going away: nothing of it stays attached. Never fails. */
   removeDevice(device: Device): void {
     const { group } = device;
+    this.guestPasids.release(device);
+    this.deviceFaults.release(device);
+    this.aux.detachAll(device);
+    dropFeatures(device);
     this.driver.attach(this.driver.blockedDomain, device, group.domain);
     for (const pasid of device.authorizedPasids) {
       const handle = group.pasidHandles.get(pasid);

@@ -8,6 +8,7 @@
 
 import type { Device } from './device.ts';
 import type { Domain, NestedDomain, PagingDomain, StaticDomain, SvaDomain } from './domain.ts';
+import type { FeatureOps } from './features.ts';
 import type { MsiMessage } from './kernel.ts';
 import type { PageFault } from './page-fault.ts';
 import type { AddressSpace } from './process/address-space.ts';
@@ -34,7 +35,11 @@ export type Capability =
   /** No device can raise an interrupt that was not given to it. */
   | 'isolated-msi'
   /** The device's page requests can be taken. */
-  | 'page-requests';
+  | 'page-requests'
+  /** DMA can be made to snoop CPU caches whatever the device asks for. */
+  | 'enforce-cache-coherency'
+  /** The device's PASID table lies in its user's memory; else the driver writes it, one PASID after another. */
+  | 'user-pasid-table';
 
 export type ReservedRegion = {
   readonly first: bigint;
@@ -62,6 +67,8 @@ export type IommuDriver = {
   readonly blockedDomain: StaticDomain;
   /** Null when the hardware cannot pass DMA untranslated. */
   readonly identityDomain: StaticDomain | null;
+  /** Per-device features. Null: there are none, and no auxiliary domains. */
+  readonly features: FeatureOps | null;
 
   /** Takes `device` under control, with all its DMA blocked. Sets `device.maxPasids`. @throws {SysError} ENODEV, ENOMEM */
   probeDevice(device: Device): void;

@@ -93,6 +93,16 @@ export class Sva {
     this.spaces.delete(handle.addressSpace.id);
     this.pasids.free(space.pasid);
   }
+
+  /**
+   * The kernel is about to free page tables of its own half, [start, last], which the tables of all processes share:
+   * every device forgets them, whatever process it has cached them through (Linux 7.x: iommu_sva_invalidate_kva_range).
+   */
+  invalidateKernelRange(start: bigint, last: bigint): void {
+    const domains = new Set<SvaDomain>();
+    for (const { bindings } of this.spaces.values()) for (const { domain } of bindings) domains.add(domain);
+    for (const domain of domains) domain.flush(start, last);
+  }
 }
 
 /** Attaches a domain that the address space already has for this kind of device, or a new one. */

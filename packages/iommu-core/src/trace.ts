@@ -64,7 +64,24 @@ export type IommuEvent =
   | { readonly name: 'prq_drain'; readonly rid: number; readonly pasid: number }
   | { readonly name: 'prq_overflow' }
   | { readonly name: 'reset_prepare'; readonly rid: number }
-  | { readonly name: 'reset_done'; readonly rid: number };
+  | { readonly name: 'reset_done'; readonly rid: number }
+  /** Subscribers of an IOASID are about to be told, if there are any. `set` is `IoasidSet.id`. */
+  | {
+      readonly name: 'ioasid_notify';
+      readonly kind: 'alloc' | 'free' | 'bind' | 'unbind';
+      readonly id: number;
+      readonly spid: number;
+      readonly set: number;
+    }
+  /** The last reference of an IOASID is gone. */
+  | { readonly name: 'ioasid_reclaim'; readonly id: number; readonly set: number }
+  /** A call that cannot refuse had nothing to do; `subject` is the IOASID, set or capacity that it named. */
+  | {
+      readonly name: 'ioasid_ignored';
+      readonly call: string;
+      readonly subject: number;
+      readonly reason: 'installed' | 'no_spid' | 'unknown' | 'wrong_set';
+    };
 
 type AttachEvent<Name extends string> = {
   readonly name: Name;

@@ -1,6 +1,13 @@
-import { ACCESS_READ, ACCESS_WRITE, TEST_COMMAND, vtdFault } from '@iommukit/hw';
+import { ACCESS_READ, ACCESS_WRITE, requesterId, TEST_COMMAND, vtdFault } from '@iommukit/hw';
 import { describe, expect, test } from 'vitest';
-import { attachDevicePasid, authorizePasid, type Process, Processes, routePasid } from '../src/index.ts';
+import {
+  attachDevicePasid,
+  authorizePasid,
+  type Process,
+  Processes,
+  routePasid,
+  type SvaHandle,
+} from '../src/index.ts';
 import { pagingDomain } from './support/domains.ts';
 import { refusal } from './support/fake-driver.ts';
 import { Machine } from './support/machine.ts';
@@ -13,6 +20,23 @@ function setUp() {
   const processes = new Processes(machine.kernel);
   const device = machine.add();
   return { machine, processes, device, process: processes.spawn() };
+}
+
+/** Two devices, each in a group of its own, and a process with two pages that nobody has touched. */
+function twoDevices() {
+  const machine = new Machine({
+    plug: (host) => {
+      for (const bus of [1, 2]) {
+        host.plugPort(requesterId(0, bus, 0), bus);
+        host.plug(host.testFunction(), requesterId(bus, 0, 0));
+      }
+    },
+  });
+  const processes = new Processes(machine.kernel);
+  const process = processes.spawn();
+  const va = process.memory!.map({ length: 0x2000, protection: READ_WRITE });
+  const [first, second] = [1, 2].map((bus) => machine.add(requesterId(bus, 0, 0))) as [TestDevice, TestDevice];
+  return { machine, processes, first, second, process, va };
 }
 
 function dma(pasid: number) {
@@ -109,6 +133,97 @@ describe('shared virtual addressing', () => {
     expect(pasids.size).toBe(1);
     sva.unbind(third);
     expect(pasids.size).toBe(0);
+  });
+
+  test('one process on two devices is one map and two authorisations', () => {
+    const { machine, first, second, process, va } = twoDevices();
+    const { sva } = machine.core;
+    const handles = [first, second].map((one) => sva.bind(one.device, process.addressSpace));
+    const [{ pasid, domain }, other] = handles as [SvaHandle, SvaHandle];
+    expect([other.pasid, other.domain, machine.driver.unit.domainIds.used]).toEqual([pasid, domain, 1]);
+    expect([first, second].map(({ device }) => [...device.authorizedPasids])).toEqual([[pasid], [pasid]]);
+    // What one has faulted in is there for the other, and one change of the map reaches both.
+    expect(first.write(va, 0x31, dma(pasid))).toBe(true);
+    expect(second.read(va, { pasid })).toBe(0x31);
+    expect(second.read(va, { pasid, addressing: 'cached' })).toBe(0x31);
+    process.memory!.unmap(va, 0x1000n);
+    for (const one of [first, second]) expect(one.read(va, { pasid, addressing: 'cached' })).toBeNull();
+    // Taking one authorisation away leaves the map.
+    sva.unbind(handles[0]!);
+    expect(first.read(va + 0x1000n, dma(pasid))).toBeNull();
+    expect(second.read(va + 0x1000n, dma(pasid))).toBe(0);
+    expect([...first.device.authorizedPasids]).toEqual([]);
+    sva.unbind(other);
+    expect([machine.core.pasids.size, machine.driver.unit.domainIds.used]).toEqual([0, 0]);
+  });
+
+  test('the process exits with DMA and page requests in flight on two devices', () => {
+    for (let delay = 0; delay <= 4000; delay += 400) {
+      const { machine, first, second, process, va } = twoDevices();
+      const { sva } = machine.core;
+      const handles = [first, second].map((one) => sva.bind(one.device, process.addressSpace));
+      const { pasid } = handles[0]!;
+      const responses = new Map<number, number>();
+      machine.trace.listen((event) => {
+        if (event.name === 'page_response') responses.set(event.rid, (responses.get(event.rid) ?? 0) + 1);
+      });
+      first.start(TEST_COMMAND.write, va, 1, dma(pasid));
+      second.start(TEST_COMMAND.read, va + 0x1000n, 1, dma(pasid));
+      machine.scheduler.advance(delay);
+      process.exit();
+      for (const one of [first, second]) {
+        expect(one.wait()).toBe(true);
+        expect([one.device.faults.pendingGroups, one.device.faults.partialFaults]).toEqual([0, 0]);
+        expect(responses.get(one.device.rid) ?? 0).toBe(one.requests);
+        for (const page of [va, va + 0x1000n]) {
+          expect([one.read(page, { pasid }), one.read(page, { pasid, addressing: 'cached' })]).toEqual([null, null]);
+        }
+      }
+      for (const handle of handles) sva.unbind(handle);
+      expect([machine.core.pasids.size, machine.core.pasids.parked]).toEqual([0, []]);
+      expect(machine.driver.unit.domainIds.used).toBe(0);
+    }
+  });
+
+  test('tables of the kernel’s half that are freed are forgotten by every device, through every process', () => {
+    const { machine, processes, first, second, process } = twoDevices();
+    const { memory } = machine;
+    const { sva } = machine.core;
+    const other = processes.spawn();
+    const kva = 0xffff_8880_0000_0000n;
+    // A part of the kernel's half with two pages, which the tables of both processes share.
+    const [middle, lower, lowest] = [0, 0, 0].map(() => machine.frame(0)) as [number, number, number];
+    const pages = [machine.frame(0x61), machine.frame(0x62)];
+    const link = (table: number, index: bigint, pfn: number): void =>
+      memory.store((BigInt(table) << 12n) + (index & 511n) * 8n, 8, (BigInt(pfn) << 12n) | 7n);
+    for (const { addressSpace } of [process, other]) link(addressSpace.rootPfn!, kva >> 39n, middle);
+    link(middle, kva >> 30n, lower);
+    link(lower, kva >> 21n, lowest);
+    pages.forEach((pfn, page) => link(lowest, (kva >> 12n) + BigInt(page), pfn));
+    const users = [
+      { device: first, pasid: sva.bind(first.device, process.addressSpace).pasid },
+      { device: second, pasid: sva.bind(second.device, process.addressSpace).pasid },
+      { device: second, pasid: sva.bind(second.device, other.addressSpace).pasid },
+    ];
+    for (const { device, pasid } of users) {
+      expect(device.read(kva, { pasid })).toBe(0x61);
+      expect(device.read(kva, { pasid, addressing: 'cached' })).toBe(0x61);
+    }
+    memory.store((BigInt(lower) << 12n) + ((kva >> 21n) & 511n) * 8n, 8, 0n);
+    // The unit still goes through the table, even to a page that nobody has read.
+    for (const { device, pasid } of users) {
+      expect([device.read(kva, { pasid }), device.read(kva + 0x1000n, { pasid })]).toEqual([0x61, 0x62]);
+      expect(device.read(kva, { pasid, addressing: 'cached' })).toBe(0x61);
+    }
+    sva.invalidateKernelRange(kva, kva + 0x1fffn);
+    for (const { device, pasid } of users) {
+      for (const page of [kva, kva + 0x1000n]) {
+        expect([device.read(page, { pasid }), device.read(page, { pasid, addressing: 'cached' })]).toEqual([
+          null,
+          null,
+        ]);
+      }
+    }
   });
 
   test('a PASID that a user has attached is not given to a process, nor the other way round', () => {

@@ -28,6 +28,7 @@ import {
   ECAP_LO_PRS,
   ECAP_LO_PT,
   ECAP_LO_QI,
+  ECAP_LO_SC,
   ECAP_LO_SRS,
   FRCD_SIZE,
   fieldGet,
@@ -60,6 +61,8 @@ export type UnitCapabilities = {
   readonly faultRecordOffset: number;
   readonly faultRecords: number;
   readonly coherent: boolean;
+  /** Leaves can force snooping. */
+  readonly snoopControl: boolean;
   readonly queuedInvalidation: boolean;
   readonly deviceTlb: boolean;
   readonly interruptRemapping: boolean;
@@ -97,6 +100,7 @@ export function readCapabilities(cap: bigint, ecap: bigint): UnitCapabilities {
     faultRecordOffset: faultOffset * FRCD_SIZE,
     faultRecords: fieldGet(CAP_HI_NFR, capHi) + 1,
     coherent: (ecapLo & ECAP_LO_C) !== 0,
+    snoopControl: (ecapLo & ECAP_LO_SC) !== 0,
     queuedInvalidation: (ecapLo & ECAP_LO_QI) !== 0,
     deviceTlb: (ecapLo & ECAP_LO_DT) !== 0,
     interruptRemapping: (ecapLo & ECAP_LO_IR) !== 0,

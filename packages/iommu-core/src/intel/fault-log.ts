@@ -51,11 +51,20 @@ export class FaultLog {
   private readonly capabilities: UnitCapabilities;
   private readonly trace: TraceSink<IommuEvent>;
   private readonly kernel: Kernel;
+  private readonly report: (fault: FaultRecord) => void;
   private readonly message: MsiMessage;
   private next = 0;
 
-  constructor(kernel: Kernel, registers: RegisterAccess, capabilities: UnitCapabilities, trace: TraceSink<IommuEvent>) {
+  /** `report` hears of each fault, in kernel work. */
+  constructor(
+    kernel: Kernel,
+    registers: RegisterAccess,
+    capabilities: UnitCapabilities,
+    trace: TraceSink<IommuEvent>,
+    report: (fault: FaultRecord) => void,
+  ) {
     this.kernel = kernel;
+    this.report = report;
     this.registers = registers;
     this.capabilities = capabilities;
     this.trace = trace;
@@ -70,9 +79,11 @@ export class FaultLog {
       const at = faultRecordOffset + this.next * FRCD_SIZE;
       const word3 = this.registers.read32(at + 12);
       if ((word3 & FRCD3_F) === 0) break;
-      this.report(this.registers.read64(at), this.registers.read32(at + 8), word3);
+      const fault = decode(this.registers.read64(at), this.registers.read32(at + 8), word3);
+      // The record is given back before the fault is handled, which may relax and come back here.
       this.registers.write32(at + 12, FRCD3_F);
       this.next = (this.next + 1) % faultRecords;
+      this.take(fault);
     }
     if ((this.registers.read32(REG_FSTS) & FSTS_PFO) !== 0) {
       this.overflows++;
@@ -84,21 +95,24 @@ export class FaultLog {
     this.kernel.interrupts.free(this.message);
   }
 
-  private report(address: bigint, word2: number, word3: number): void {
+  private take(fault: FaultRecord): void {
     this.recorded++;
-    const fault: FaultRecord = {
-      rid: fieldGet(FRCD2_SID, word2),
-      pasid: (word2 & FRCD2_PP) === 0 ? NO_PASID : fieldGet(FRCD3_PV, word3),
-      address: address & ~0xfffn,
-      reason: fieldGet(FRCD3_FR, word3),
-      access:
-        ((word3 & FRCD3_T1) === 0 ? ACCESS_WRITE : ACCESS_READ) |
-        ((word2 & FRCD2_EXE) === 0 ? 0 : ACCESS_EXECUTE) |
-        ((word2 & FRCD2_PRIV) === 0 ? 0 : ACCESS_PRIVILEGED),
-    };
     this.onFault?.(fault);
-    if (!this.trace.enabled) return;
     const { rid, pasid, address: iova, reason, access } = fault;
-    this.trace.emit({ name: 'io_page_fault', rid, pasid, iova, reason, access });
+    if (this.trace.enabled) this.trace.emit({ name: 'io_page_fault', rid, pasid, iova, reason, access });
+    this.report(fault);
   }
+}
+
+function decode(address: bigint, word2: number, word3: number): FaultRecord {
+  return {
+    rid: fieldGet(FRCD2_SID, word2),
+    pasid: (word2 & FRCD2_PP) === 0 ? NO_PASID : fieldGet(FRCD3_PV, word3),
+    address: address & ~0xfffn,
+    reason: fieldGet(FRCD3_FR, word3),
+    access:
+      ((word3 & FRCD3_T1) === 0 ? ACCESS_WRITE : ACCESS_READ) |
+      ((word2 & FRCD2_EXE) === 0 ? 0 : ACCESS_EXECUTE) |
+      ((word2 & FRCD2_PRIV) === 0 ? 0 : ACCESS_PRIVILEGED),
+  };
 }

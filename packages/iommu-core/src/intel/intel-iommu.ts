@@ -17,6 +17,7 @@ import * as pci from '../pci/registers.ts';
 import type { AddressSpace } from '../process/address-space.ts';
 import { Attachments } from './attachments.ts';
 import { IDENTITY_DOMAIN_ID } from './domain-ids.ts';
+import { IntelFeatures } from './features.ts';
 import type { IntelDevice } from './intel-device.ts';
 import { HWPT_DATA_VTD_S1, IntelNestedDomain, parseStage1 } from './nested-domain.ts';
 import { IntelPagingDomain } from './paging-domain.ts';
@@ -41,12 +42,14 @@ export class IntelIommu implements IommuDriver {
   readonly unit: IntelUnit;
   readonly blockedDomain: StaticDomain;
   readonly identityDomain: StaticDomain | null;
+  readonly features: IntelFeatures;
 
   /** Takes the unit over. @throws {SysError} ENODEV the unit lacks something needed; ENOMEM; ETIMEDOUT */
   constructor(options: IntelUnitOptions) {
     const unit = new IntelUnit(options);
     this.unit = unit;
     this.blockedDomain = new BlockedDomain(this);
+    this.features = new IntelFeatures(unit);
     const attachments = new Attachments(unit.queue, unit.capabilities, IDENTITY_DOMAIN_ID, PGTT_PASS_THROUGH);
     this.identityDomain = unit.capabilities.passThrough
       ? new IdentityDomain(this, attachments, unit.stage2Levels)
@@ -128,6 +131,10 @@ export class IntelIommu implements IommuDriver {
         return interrupts !== null;
       case 'page-requests':
         return this.find(device).pageRequests;
+      case 'enforce-cache-coherency':
+        return capabilities.snoopControl;
+      case 'user-pasid-table':
+        return false;
     }
   }
 

@@ -70,15 +70,15 @@ export class IntelSvaDomain implements SvaDomain {
     };
   }
 
-  free(): void {
-    this.addressSpace.removeNotifier(this.notifier);
-    this.unit.domainIds.release(this.domainId);
-  }
-
-  private flush(start: bigint, last: bigint): void {
+  flush(start: bigint, last: bigint): void {
     const { address, sizeLg2 } = coveringRange(Number(start >> 12n), Number(last >> 12n));
     // The process may have freed tables as well as changed leaves.
     this.attachments.addFlush(address, sizeLg2, false);
     this.unit.queue.submit();
+  }
+
+  free(): void {
+    this.addressSpace.removeNotifier(this.notifier);
+    this.unit.domainIds.release(this.domainId);
   }
 }

@@ -25,12 +25,13 @@ import { readCapabilities, type UnitCapabilities } from './capabilities.ts';
 import { ContextTables } from './context-table.ts';
 import * as describe from './descriptors.ts';
 import { DomainIds } from './domain-ids.ts';
-import { FaultLog } from './fault-log.ts';
+import { FaultLog, type FaultRecord } from './fault-log.ts';
 import type { IntelDevice } from './intel-device.ts';
 import { InterruptRemapping } from './interrupt-remapping.ts';
 import { InvalidationQueue } from './invalidation-queue.ts';
 import { PageRequestQueue } from './page-request-queue.ts';
 import { RegisterAccess } from './register-access.ts';
+import { unrecoverableReason } from './unrecoverable-reason.ts';
 
 export type IntelUnitOptions = {
   kernel: Kernel;
@@ -77,7 +78,7 @@ export class IntelUnit {
       registers.command(GCMD_TE, false);
       registers.command(GCMD_IRE, false);
       registers.command(GCMD_QIE, false);
-      this.faultLog = new FaultLog(kernel, registers, capabilities, trace);
+      this.faultLog = new FaultLog(kernel, registers, capabilities, trace, (fault) => this.reportFault(fault));
       this.undo.push(() => this.faultLog.free());
       this.queue = new InvalidationQueue(kernel, registers, true, trace);
       this.undo.push(() => this.queue.free());
@@ -139,6 +140,11 @@ export class IntelUnit {
   shutdown(): void {
     this.registers.command(GCMD_TE, false);
     for (const undo of this.undo.splice(0).reverse()) undo();
+  }
+
+  private reportFault({ rid, pasid, address, access, reason }: FaultRecord): void {
+    const why = unrecoverableReason(reason);
+    if (why !== null) this.devices.get(rid)?.device.onUnrecoverableFault?.({ pasid, address, access, reason: why });
   }
 
   private setRootTable(): void {

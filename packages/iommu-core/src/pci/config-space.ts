@@ -39,13 +39,25 @@ export class ConfigSpace {
     return 0;
   }
 
-  /** Offset of the extended capability `id`, or 0. A chain that loops ends. */
+  /** Offset of the first extended capability `id`, or 0. A chain that loops ends. */
   findExtendedCapability(id: number): number {
+    return this.findExtended(id, () => true);
+  }
+
+  /** Offset of the designated vendor-specific capability (DVSEC) `id` of `vendor`, or 0. A chain that loops ends. */
+  findVendorCapability(vendor: number, id: number): number {
+    return this.findExtended(
+      reg.EXT_CAP_DVSEC,
+      (at) => this.read(at + reg.DVSEC_VENDOR, 2) === vendor && this.read(at + reg.DVSEC_ID, 2) === id,
+    );
+  }
+
+  private findExtended(id: number, suits: (at: number) => boolean): number {
     let at = reg.EXTENDED_CAPABILITIES;
     for (let hops = 0; at >= reg.EXTENDED_CAPABILITIES && hops < 960; hops++) {
       const header = this.read(at, 4);
       if (header === 0 || header === 0xffffffff) return 0;
-      if ((header & 0xffff) === id) return at;
+      if ((header & 0xffff) === id && suits(at)) return at;
       at = (header >>> 20) & 0xffc;
     }
     return 0;

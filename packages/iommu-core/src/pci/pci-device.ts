@@ -42,6 +42,7 @@ export class PciDevice {
   readonly pasidOffset: number;
   readonly acsOffset: number;
   readonly sriovOffset: number;
+  readonly siovOffset: number;
 
   constructor(kernel: Kernel, bus: PciBus, rid: number, physicalFunction: PciDevice | null = null) {
     this.kernel = kernel;
@@ -66,6 +67,7 @@ export class PciDevice {
     this.priOffset = config.findExtendedCapability(reg.EXT_CAP_PRI);
     this.pasidOffset = config.findExtendedCapability(reg.EXT_CAP_PASID);
     this.acsOffset = config.findExtendedCapability(reg.EXT_CAP_ACS);
+    this.siovOffset = config.findVendorCapability(reg.VENDOR_INTEL, reg.DVSEC_ID_SIOV);
     const msix = config.findCapability(reg.CAP_MSIX);
     this.msix = msix === 0 ? null : new MsixTable(this, msix);
   }
@@ -138,6 +140,11 @@ export class PciDevice {
 
   get hasPri(): boolean {
     return (this.physicalFunction ?? this).priOffset !== 0;
+  }
+
+  /** The function can be shared out by PASID: it has the DVSEC of Intel's Scalable I/O Virtualization. */
+  get hasSiov(): boolean {
+    return this.siovOffset !== 0;
   }
 
   /**

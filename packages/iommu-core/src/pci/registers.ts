@@ -34,6 +34,7 @@ export const EXT_CAP_ATS = 0x0f;
 export const EXT_CAP_SRIOV = 0x10;
 export const EXT_CAP_PRI = 0x13;
 export const EXT_CAP_PASID = 0x1b;
+export const EXT_CAP_DVSEC = 0x23;
 
 export const EXPRESS_CAPABILITIES = 0x02;
 export const EXPRESS_DEVICE_CAPABILITIES = 0x04;
@@ -72,6 +73,12 @@ export const PASID_CONTROL = 0x06;
 export const PASID_ENABLE = 0x1;
 export const PASID_EXECUTE = 0x2;
 export const PASID_PRIVILEGED = 0x4;
+
+/** Vendor and id of a designated vendor-specific capability; those of Intel's Scalable I/O Virtualization. */
+export const DVSEC_VENDOR = 0x04;
+export const DVSEC_ID = 0x08;
+export const VENDOR_INTEL = 0x8086;
+export const DVSEC_ID_SIOV = 5;
 
 export const SRIOV_CONTROL = 0x08;
 export const SRIOV_TOTAL_VFS = 0x0e;

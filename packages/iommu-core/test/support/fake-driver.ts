@@ -5,6 +5,7 @@ import {
   type AttachScope,
   Device,
   type Domain,
+  type FeatureOps,
   type IommuDriver,
   IommuGroup,
   Kernel,
@@ -29,6 +30,8 @@ type Response = { readonly rid: number; readonly pasid: number; readonly group: 
 export class FakeDriver {
   readonly name = 'fake';
   readonly identityDomain = null;
+  /** Null, as of a driver that knows no features, until a test puts some here. */
+  features: FeatureOps | null = null;
   readonly blockedDomain: Domain;
   /** Domain of each `rid` and of each `rid/pasid`. */
   readonly attached = new Map<string, Domain>();

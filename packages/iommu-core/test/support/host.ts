@@ -56,7 +56,7 @@ export class Host {
     this.bus.enumerate();
   }
 
-  testFunction(options: { totalVfs?: number; pageRequests?: number } = {}): TestFunction {
+  testFunction(options: { totalVfs?: number; pageRequests?: number; siov?: boolean } = {}): TestFunction {
     return new TestFunction({ memory: this.memory, scheduler: this.scheduler, ...options });
   }
 

@@ -13,6 +13,7 @@ export type MachineOptions = HostOptions & {
   features?: Partial<VtdFeatures>;
   defaultDomain?: DefaultDomainKind;
   pageRequestFrames?: number;
+  parkPasids?: boolean;
 };
 
 export class Machine extends Host {
@@ -45,6 +46,7 @@ export class Machine extends Host {
       driver: this.driver,
       defaultDomain: options.defaultDomain ?? 'blocked',
       trace: this.trace,
+      parkPasids: options.parkPasids ?? true,
     });
   }
 
