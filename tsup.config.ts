@@ -1,8 +1,18 @@
+import { readFileSync } from 'node:fs';
 import { defineConfig } from 'tsup';
 
-// Shared by the four library packages: one ES module, its types and its source map.
+type Exports = { [path: string]: { '@iommukit/source': string } };
+
+// `.` becomes index, `./ioasid` ioasid.
+const { exports } = JSON.parse(readFileSync('package.json', 'utf8')) as { exports: Exports };
+const entry = Object.fromEntries(
+  Object.entries(exports).map(([path, source]) => [path.slice(2) || 'index', source['@iommukit/source']]),
+);
+
+// Shared by the four library packages: an ES module for each path that the package exports, on shared chunks, with its
+// types and its source map.
 export default defineConfig({
-  entry: ['src/index.ts'],
+  entry,
   format: 'esm',
   target: 'es2023',
   sourcemap: true,

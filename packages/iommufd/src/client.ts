@@ -9,7 +9,15 @@ import { openFaultQueue } from './fault-queue.ts';
 import type { SystemCalls } from './files/system-calls.ts';
 import { NO_USER_DATA } from './hwpt.ts';
 import { getHwInfo, type HwInfoResult, hwptAlloc, hwptInvalidate } from './hwpt-commands.ts';
-import { ioasAlloc, ioasCopy, ioasIovaRanges, ioasMap, ioasUnmap } from './ioas/ioas.ts';
+import {
+  type IoasMapOptions,
+  ioasAlloc,
+  ioasCopy,
+  ioasIovaRanges,
+  ioasMap,
+  ioasMapRegistered,
+  ioasUnmap,
+} from './ioas/ioas.ts';
 import type { IovaRange } from './ioas/reserved.ts';
 import type { IommufdCaller } from './ioctl.ts';
 import { iommufdFileOf } from './iommufd-file.ts';
@@ -111,15 +119,34 @@ export class IommufdClient {
 
   /** @returns the I/O virtual address. @throws {SysError} as `ioasMap` */
   ioasMap(request: MapRequest): bigint {
-    const { ioasId, userVa, length, iova } = request;
-    const options = {
-      ioasId,
-      flags: mapFlags(request, iova),
-      userVa: toU64(userVa),
-      length: toU64(length),
-      iova: toU64(iova ?? 0),
-    };
+    const options = mapOptions(request);
     return this.call('IOMMU_IOAS_MAP', ({ context, process }) => ioasMap(context, process, options));
+  }
+
+  /**
+   * Pins and charges memory once, before it is mapped anywhere: this project's own extension, without an ioctl.
+   * @throws {SysError} as `RegisteredMemory.register`
+   */
+  registerMemory(userVa: U64, length: U64): void {
+    this.call('register_memory', ({ context, process }) => {
+      context.registered.register(process, toU64(userVa), toU64(length));
+    });
+  }
+
+  /** Takes one registration back. @throws {SysError} EBUSY it is mapped somewhere; ENOENT there is no such one */
+  unregisterMemory(userVa: U64, length: U64): void {
+    this.call('unregister_memory', ({ context, process }) => {
+      context.registered.unregister(process.addressSpace, toU64(userVa), toU64(length));
+    });
+  }
+
+  /**
+   * Maps registered memory, as it was pinned when it was registered: this project's own extension, without an ioctl.
+   * @returns the I/O virtual address. @throws {SysError} as `ioasMapRegistered`
+   */
+  ioasMapRegistered(request: MapRequest): bigint {
+    const options = mapOptions(request);
+    return this.call('ioas_map_registered', ({ context, process }) => ioasMapRegistered(context, process, options));
   }
 
   /** @returns the I/O virtual address in the destination. @throws {SysError} as `ioasCopy` */
@@ -224,6 +251,17 @@ export class IommufdClient {
   private call<T>(name: string, body: (caller: IommufdCaller) => T): T {
     return this.caller.context.kernel.call(name, () => body(this.caller));
   }
+}
+
+function mapOptions(request: MapRequest): IoasMapOptions {
+  const { ioasId, userVa, length, iova } = request;
+  return {
+    ioasId,
+    flags: mapFlags(request, iova),
+    userVa: toU64(userVa),
+    length: toU64(length),
+    iova: toU64(iova ?? 0),
+  };
 }
 
 function mapFlags({ readable = true, writable = true }: MapAccess, iova: U64 | undefined): number {

@@ -7,6 +7,7 @@ import { noTrace, type TraceSink } from '@iommukit/hw';
 import type { IommuGroup, Kernel } from '@iommukit/iommu-core';
 import type { DeviceGroup } from './device-group.ts';
 import type { AccountMode } from './ioas/accounting.ts';
+import { RegisteredMemory } from './ioas/registered-memory.ts';
 import { ObjectTable } from './object-table.ts';
 import type { IommufdEvent } from './trace.ts';
 
@@ -29,6 +30,7 @@ export class IommufdContext {
   readonly objects: ObjectTable;
   /** Groups that have a bound device. */
   readonly groups: Map<IommuGroup, DeviceGroup> = new Map();
+  readonly registered: RegisteredMemory;
   private readonly onEnd: () => void;
   private holders = 1;
   private pageGroups = 0;
@@ -42,6 +44,7 @@ export class IommufdContext {
     this.accounting = options.accountMm === true ? 'mm' : 'user';
     this.allowUnsafeInterrupts = options.allowUnsafeInterrupts ?? false;
     this.objects = new ObjectTable(this.kernel, id, this.trace);
+    this.registered = new RegisteredMemory(this);
   }
 
   /** True when a device of the group is bound here. */
@@ -62,6 +65,7 @@ export class IommufdContext {
   release(): void {
     if (--this.holders > 0) return;
     this.objects.destroyAll();
+    this.registered.clear();
     this.onEnd();
   }
 }

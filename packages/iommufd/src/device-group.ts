@@ -15,14 +15,18 @@ import {
   type RidScope,
   replaceDevicePasid,
   replaceGroup,
+  routePasid,
   SysError,
+  unroutePasid,
 } from '@iommukit/iommu-core';
+import type { BoundDevice } from './bound-device.ts';
 import type { IommufdContext } from './context.ts';
 import type { IommufdDevice } from './device.ts';
 import type { FaultSource } from './fault-queue.ts';
 import type { Hwpt, HwptPaging } from './hwpt.ts';
 import type { IommufdEvent } from './trace.ts';
 
+type Route = { hwpt: Hwpt; handle: FaultSource };
 type Attachment = { hwpt: Hwpt; handle: AttachHandle; readonly devices: Set<IommufdDevice> };
 
 export class DeviceGroup {
@@ -32,6 +36,8 @@ export class DeviceGroup {
   private readonly trace: TraceSink<IommufdEvent>;
   /** By PASID, NO_PASID included. */
   private readonly attachments = new Map<number, Attachment>();
+  /** PASIDs that are routed for whichever devices are authorised, apart from the attachments. */
+  private readonly routes = new Map<number, Route>();
 
   constructor(context: IommufdContext, group: IommuGroup) {
     this.context = context;
@@ -141,6 +147,37 @@ export class DeviceGroup {
     return hwpt;
   }
 
+  /** The table that `pasid` is routed to, or null. */
+  routed(pasid: number): Hwpt | null {
+    return this.routes.get(pasid)?.hwpt ?? null;
+  }
+
+  /**
+   * The map half of an attachment at a PASID: leads it, for those devices of the group that are or will be authorised
+   * (iommu-core: authorizePasid), to `hwpt`; from the table that it is routed to without a moment of neither. `device`
+   * is one of the group. On failure nothing changes.
+   * @throws {SysError} EBUSY the PASID is attached; EINVAL the table does not fit; and the core's and driver's errors
+   */
+  route(device: IommufdDevice, pasid: number, hwpt: Hwpt): void {
+    const present = this.routes.get(pasid);
+    if (present?.hwpt === hwpt) return;
+    const handle = this.makeHandle('iommufd_device_route', device, pasid, hwpt);
+    if (present === undefined) routePasid(this.group, pasid, handle);
+    else replaceDevicePasid(device.device, pasid, handle);
+    this.routes.set(pasid, { hwpt, handle });
+    hwpt.users++;
+    if (present !== undefined) endRoute(present);
+  }
+
+  /** Takes the map half away: DMA of every device with `pasid` is blocked on return. Never fails. */
+  unroute(pasid: number): void {
+    const route = this.routes.get(pasid);
+    if (route === undefined) return;
+    unroutePasid(this.group, pasid);
+    this.routes.delete(pasid);
+    endRoute(route);
+  }
+
   /** Checks that `hwpt` fits, then makes the handle of its attachment. */
   private makeHandle(call: string, device: IommufdDevice, pasid: number, hwpt: Hwpt): FaultSource {
     const { pci } = device.device;
@@ -183,13 +220,18 @@ export class DeviceGroup {
   }
 }
 
+function endRoute({ hwpt, handle }: Route): void {
+  hwpt.fault?.dismiss(handle);
+  hwpt.users--;
+}
+
 /** The scope of an attachment without PASID: a table that tells PASIDs apart itself takes them all. */
 function scopeOf(hwpt: Hwpt): RidScope {
   return hwpt.domain.scopes.includes('rid') ? 'rid' : 'all-pasids';
 }
 
 /** Keeps areas out of the regions that a device's requests must not be translated in. @throws {SysError} EADDRINUSE, ENOMEM */
-function reserveRegions(paging: HwptPaging, device: IommufdDevice): void {
+export function reserveRegions(paging: HwptPaging, device: BoundDevice): void {
   const { table } = paging.ioas;
   try {
     for (const { first, last, kind } of device.device.reservedRegions()) {

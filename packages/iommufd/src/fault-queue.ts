@@ -25,6 +25,8 @@ import {
 export type FaultSource = AttachHandle & {
   /** Object id of the device that `group` came from. */
   deviceId(group: FaultGroup): number;
+  /** What the user calls the attachment's PASID, where it is not the one on the wire. */
+  readonly userPasid?: number;
 };
 
 export class FaultQueue extends IommufdObject {
@@ -41,6 +43,11 @@ export class FaultQueue extends IommufdObject {
   /** Groups not read yet. */
   get waitingGroups(): number {
     return this.waiting.length;
+  }
+
+  /** Bytes of the records of the group that is read next; 0 when none waits. */
+  get nextSize(): number {
+    return (this.waiting[0]?.faults.length ?? 0) * iommuHwptPgfault.size;
   }
 
   /** Groups read and not answered yet. */
@@ -87,7 +94,7 @@ export class FaultQueue extends IommufdObject {
       const cookie = this.read.reserve();
       this.read.set(cookie, group);
       for (const fault of group.faults) {
-        iommuHwptPgfault.write(record(fault, deviceIdOf(group), cookie), into, done);
+        iommuHwptPgfault.write(record(fault, group, cookie), into, done);
         done += recordSize;
       }
       this.emit('fault_read', group, cookie);
@@ -228,12 +235,13 @@ function deviceIdOf(group: FaultGroup): number {
   return (group.handle as FaultSource).deviceId(group);
 }
 
-function record(fault: PageFault, deviceId: number, cookie: number): Parameters<typeof iommuHwptPgfault.write>[0] {
-  const tagged = fault.pasid !== NO_PASID;
+function record(fault: PageFault, group: FaultGroup, cookie: number): Parameters<typeof iommuHwptPgfault.write>[0] {
+  const { userPasid = fault.pasid } = group.handle as FaultSource;
+  const tagged = userPasid !== NO_PASID;
   return {
     flags: (tagged ? IOMMU_PGFAULT_FLAGS_PASID_VALID : 0) | (fault.last ? IOMMU_PGFAULT_FLAGS_LAST_PAGE : 0),
-    devId: deviceId,
-    pasid: tagged ? fault.pasid : 0,
+    devId: deviceIdOf(group),
+    pasid: tagged ? userPasid : 0,
     grpid: fault.group,
     // hw's ACCESS_ bits are the interface's PERM_ bits.
     perm: fault.access,

@@ -2,8 +2,8 @@
 
 import { hex } from '@iommukit/hw';
 import { SysError, type UserData } from '@iommukit/iommu-core';
+import { BoundDevice } from './bound-device.ts';
 import type { IommufdContext } from './context.ts';
-import { IommufdDevice } from './device.ts';
 import { FaultQueue } from './fault-queue.ts';
 import { allocNested, allocPaging, type Hwpt, HwptNested, HwptPaging } from './hwpt.ts';
 import { Ioas } from './ioas/ioas.ts';
@@ -41,7 +41,7 @@ export function hwptAlloc(context: IommufdContext, options: HwptAllocOptions): H
     throw new SysError('EINVAL', call, `${data.length} bytes of data of type ${data.type}`);
   }
   const { objects } = context;
-  const { device } = objects.get(options.deviceId, IommufdDevice);
+  const { device } = objects.get(options.deviceId, BoundDevice);
   const table = findTable(context, ptId, call);
   let hwpt: Hwpt;
   if (table instanceof Ioas) hwpt = allocPaging(context, table, device, flags, data);
@@ -143,16 +143,16 @@ export function getHwInfo(context: IommufdContext, deviceId: number, flags: numb
   if ((flags & ~IOMMU_HW_INFO_FLAG_INPUT_TYPE) !== 0) {
     throw new SysError('EOPNOTSUPP', 'IOMMU_GET_HW_INFO', `flags ${hex(flags)}`);
   }
-  const { device } = context.objects.get(deviceId, IommufdDevice);
+  const { device, pasids } = context.objects.get(deviceId, BoundDevice);
   const asked = (flags & IOMMU_HW_INFO_FLAG_INPUT_TYPE) !== 0 ? inputType : IOMMU_HW_INFO_TYPE_NONE;
   const { type, data } = device.hwInfo(asked);
   let capabilities = 0;
   let maxPasidLog2 = 0;
   if (device.capable('dirty-tracking')) capabilities |= IOMMU_HW_CAP_DIRTY_TRACKING;
-  if (device.maxPasids > 0) {
-    maxPasidLog2 = Math.floor(Math.log2(device.maxPasids));
+  if (pasids.count > 0) {
+    maxPasidLog2 = Math.floor(Math.log2(pasids.count));
     // Execute and privileged are bits 1 and 2 of the PCI capability and of the interface alike.
-    capabilities |= device.pci.pasidFeatures;
+    capabilities |= pasids.features;
   }
   if (!device.capable('pci-ats')) capabilities |= IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED;
   return { type, data, capabilities, maxPasidLog2 };

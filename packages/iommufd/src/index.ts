@@ -11,6 +11,7 @@ export {
   SysError,
   struct,
 } from '@iommukit/iommu-core';
+export { BoundDevice, type UserPasids } from './bound-device.ts';
 export {
   type CopyRequest,
   type FaultRecord,
@@ -30,7 +31,9 @@ export { FdTable } from './files/fd-table.ts';
 export { type Caller, type Descriptors, type File, POLLERR, POLLHUP, POLLIN, POLLOUT } from './files/file.ts';
 export { MemFd } from './files/memfd.ts';
 export { type MmapOptions, SystemCalls, type SystemCallsOptions } from './files/system-calls.ts';
+export { allocPaging, HwptPaging } from './hwpt.ts';
 export type { HwInfoResult } from './hwpt-commands.ts';
+export { type Ioas, type IoasMapOptions, ioasAlloc, ioasIovaRanges, ioasMap, ioasUnmap } from './ioas/ioas.ts';
 export type { IovaRange } from './ioas/reserved.ts';
 export {
   IommufdFile,
@@ -39,6 +42,7 @@ export {
   iommufdFileOf,
   registerIommufd,
 } from './iommufd-file.ts';
+export { bindMediatedDevice, MediatedDevice, type MediatedDma } from './mediated-device.ts';
 export type { ObjectType } from './object-table.ts';
 export type { IommufdEvent } from './trace.ts';
 export {

@@ -58,11 +58,19 @@ export class IommufdNode {
 
   /** A context of its own for each open file. @throws {SysError} ENOMEM */
   open(): IommufdFile {
-    const { kernel } = this.options;
-    kernel.checkpoint('iommufd_fops_open');
-    const context: IommufdContext = new IommufdContext(++this.opened, this.options, () => this.live.delete(context));
+    return new IommufdFile(this.createContext());
+  }
+
+  /**
+   * A context for a file of another kind that maps and attaches by it; the maker is its first holder. `options` are
+   * what differs from the node's. @throws {SysError} ENOMEM
+   */
+  createContext(options: Partial<IommufdOptions> = {}): IommufdContext {
+    const merged = { ...this.options, ...options };
+    merged.kernel.checkpoint('iommufd_fops_open');
+    const context: IommufdContext = new IommufdContext(++this.opened, merged, () => this.live.delete(context));
     this.live.add(context);
-    return new IommufdFile(context);
+    return context;
   }
 }
 

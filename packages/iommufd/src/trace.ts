@@ -1,6 +1,7 @@
 /**
  * Trace events of /dev/iommu. `context` tells open files of /dev/iommu apart; other ids are object ids of that context,
- * as the ioctls give them, but `pages`, which names a pin group of the context, and `domain`, which is `Domain.id`.
+ * as the ioctls give them, but `pages`, which names a pin group of the context, and `domain`, which is `Domain.id`. An
+ * `ioas` of 0 is a root of registered memory.
  * Lengths are bytes, counts are 4 KiB pages.
  */
 

@@ -61,6 +61,11 @@ export class SystemCalls {
     return this.descriptors.get(fd);
   }
 
+  /** Runs `body` as one call of the kernel that this process makes: what clients of a kind of file are made of. */
+  call<T>(name: string, body: (caller: Caller) => T): T {
+    return this.kernel.call(name, () => body(this.caller));
+  }
+
   /** @throws {SysError} ENOENT, EMFILE, or what the file's open refuses with */
   open(path: string): number {
     return this.kernel.call('open', () => this.install(this.nodes.open(path, this.caller)));

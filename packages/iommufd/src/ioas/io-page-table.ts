@@ -47,6 +47,13 @@ export class IoPageTable {
     this.tree.walk(visit);
   }
 
+  /** The areas that meet [iova, last], ascending. */
+  areasIn(iova: bigint, last: bigint): Area[] {
+    const areas: Area[] = [];
+    for (let area = this.areaAt(iova); area !== null && area.iova <= last; area = this.after(area)) areas.push(area);
+    return areas;
+  }
+
   /** Addresses that are not reserved; areas are not subtracted. */
   holes(): IovaRange[] {
     return this.reserved.holes();
@@ -126,6 +133,14 @@ export class IoPageTable {
     }
     if (areas.length === 0) throw new SysError('ENOENT', 'iopt_unmap_iova', `nothing is mapped in ${range}`);
     return total(areas);
+  }
+
+  /** True when an area lies in [iova, last] in part, and in part outside. */
+  cuts(iova: bigint, last: bigint): boolean {
+    const head = this.areaAt(iova);
+    if (head !== null && head.iova < iova) return true;
+    const tail = this.areaAt(last);
+    return tail !== null && tail.iova <= last && tail.last > last;
   }
 
   /** Unmaps everything; there may be nothing. @returns bytes unmapped */

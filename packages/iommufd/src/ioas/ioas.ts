@@ -71,6 +71,22 @@ export function ioasMap(context: IommufdContext, caller: Process, options: IoasM
   const { flags, userVa, length } = options;
   checkMapFlags(call, flags, [options.iova, length]);
   const ioas = context.objects.get(options.ioasId, Ioas);
+  const slice = makePages(context, caller, call, {
+    userVa,
+    length,
+    writable: (flags & IOMMU_IOAS_MAP_WRITEABLE) !== 0,
+  });
+  return mapSlices(ioas, [slice], length, fixedIova(flags, options.iova), flags);
+}
+
+export type UserRange = { userVa: bigint; length: bigint; writable: boolean };
+
+/**
+ * A pin group of the caller's memory, with one reference, as the slice that is all of it.
+ * @throws {SysError} EOVERFLOW; EINVAL length; ENOMEM
+ */
+export function makePages(context: IommufdContext, caller: Process, call: string, range: UserRange): PagesSlice {
+  const { userVa, length } = range;
   if (userVa + length > U64_MAX) throw new SysError('EOVERFLOW', call, `${hex(length)} bytes from ${hex(userVa)}`);
   if (length === 0n || length > U64_MAX - 4096n) throw new SysError('EINVAL', call, `length ${hex(length)}`);
   context.kernel.checkpoint('iopt_pages');
@@ -80,13 +96,23 @@ export function ioasMap(context: IommufdContext, caller: Process, options: IoasM
     id: context.nextPagesId(),
     payer: payerOf(caller),
     accounting: caller.credentials.has('CAP_IPC_LOCK') ? 'none' : context.accounting,
-    userVa,
-    length,
-    writable: (flags & IOMMU_IOAS_MAP_WRITEABLE) !== 0,
+    ...range,
     trace: context.trace,
   });
-  const slice = { pages, startByte: userVa - pages.origin, length };
-  return mapSlices(ioas, [slice], length, fixedIova(flags, options.iova), flags);
+  return { pages, startByte: userVa - pages.origin, length };
+}
+
+/**
+ * Maps memory that the caller has registered: the pages as they were pinned then, on the same pin groups, so nothing is
+ * pinned or charged again. @returns the I/O virtual address
+ * @throws {SysError} ENOENT a part is not registered; and as `ioasMap`
+ */
+export function ioasMapRegistered(context: IommufdContext, caller: Process, options: IoasMapOptions): bigint {
+  const { flags, userVa, length, iova } = options;
+  checkMapFlags('ioas_map_registered', flags, [iova, length]);
+  const ioas = context.objects.get(options.ioasId, Ioas);
+  const slices = context.registered.slices(caller.addressSpace, userVa, length);
+  return mapSlices(ioas, slices, length, fixedIova(flags, iova), flags);
 }
 
 export type IoasCopyOptions = {

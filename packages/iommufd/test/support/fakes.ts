@@ -235,7 +235,7 @@ function unit(lo: number, hi: number): number {
 export class FakeNestedDomain implements NestedDomain {
   readonly id: number;
   readonly kind = 'nested';
-  readonly scopes: readonly AttachScope[] = ['rid', 'pasid'];
+  readonly scopes: readonly AttachScope[];
   readonly driver: IommuDriver;
   readonly parent: PagingDomain;
   faultHandler: ((group: FaultGroup) => void) | null = null;
@@ -243,18 +243,19 @@ export class FakeNestedDomain implements NestedDomain {
   readonly invalidated: string[] = [];
   freed = false;
 
-  constructor(driver: IommuDriver, id: number, parent: PagingDomain) {
+  constructor(driver: IommuDriver, id: number, parent: PagingDomain, scopes: readonly AttachScope[]) {
     this.driver = driver;
     this.id = id;
     this.parent = parent;
+    this.scopes = scopes;
   }
 
-  /** Type 0, 24-byte entries; an entry that starts with 0xff is bad. */
+  /** Type 0, or of a PASID table 2; 24-byte entries; an entry that starts with 0xff is bad. */
   invalidate(dataType: number, entries: Uint8Array, entryLength: number, count: number): InvalidateResult {
     const refuse = (handled: number): InvalidateResult => {
       return { handled, failure: new SysError('EINVAL', 'fake', 'bad invalidation') };
     };
-    if (dataType !== 0) return refuse(0);
+    if (dataType !== (this.scopes.includes('all-pasids') ? 2 : 0)) return refuse(0);
     for (let index = 0; index < count; index++) {
       const entry = entries.subarray(index * entryLength, (index + 1) * entryLength);
       if (entryLength !== 24 || entry[0] === 0xff) return refuse(index);
@@ -273,6 +274,7 @@ export class FakeDriver implements IommuDriver {
   readonly name = 'fake-iommu';
   readonly blockedDomain: StaticDomain;
   readonly identityDomain = null;
+  readonly features = null;
   readonly kernel: Kernel;
   readonly capabilities: Set<Capability> = new Set(['cache-coherency', 'isolated-msi']);
   regions: ReservedRegion[] = [];
@@ -334,11 +336,13 @@ export class FakeDriver implements IommuDriver {
   }
 
   allocNested(_device: Device, parent: PagingDomain, _flags: number, data: UserData): NestedDomain {
-    if (data.type !== 1) throw new SysError('EOPNOTSUPP', 'fake', `type ${data.type}`);
-    if (data.length !== 24) throw new SysError('EINVAL', 'fake', `${data.length} bytes`);
+    const pasidTable = data.type === 2 && this.capabilities.has('user-pasid-table');
+    if (data.type !== 1 && !pasidTable) throw new SysError('EOPNOTSUPP', 'fake', `type ${data.type}`);
+    if (data.length !== (pasidTable ? 16 : 24)) throw new SysError('EINVAL', 'fake', `${data.length} bytes`);
     data.read();
     this.kernel.checkpoint('fake_alloc_nested');
-    return this.add(new FakeNestedDomain(this, this.nextId++, parent));
+    const scopes: AttachScope[] = pasidTable ? ['all-pasids'] : ['rid', 'pasid'];
+    return this.add(new FakeNestedDomain(this, this.nextId++, parent, scopes));
   }
 
   allocSva(): SvaDomain {
