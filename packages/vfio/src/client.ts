@@ -4,10 +4,29 @@
  */
 
 import { ACCESS_READ, ACCESS_WRITE, toU64, type U64 } from '@iommukit/hw';
-import { SysError } from '@iommukit/iommu-core';
+import {
+  IOMMU_PAGE_RESP_INVALID,
+  IOMMU_PAGE_RESP_PASID_VALID,
+  IOMMU_PAGE_RESP_SUCCESS,
+  IOMMU_PAGE_RESP_VERSION_1,
+  iommuPageResponse,
+  SysError,
+} from '@iommukit/iommu-core';
 import { EventFd, iommufdContextOf, type SystemCalls } from '@iommukit/iommufd';
+import { ioasidContextOf } from '@iommukit/iommufd/ioasid';
+import { ContainerDma } from './container/container-dma.ts';
+import { type DmaFault, dmaFaultIrq, readDmaFaults } from './container/dma-faults.ts';
 import { VfioDeviceFile } from './device-file.ts';
 import type { DeviceInfo, IrqData, IrqInfo, RegionInfo } from './device-user.ts';
+import {
+  allowIoasid,
+  attachIoasid,
+  bindIoasid,
+  detachIoasid,
+  disallowIoasid,
+  type IoasidGrant,
+  unbindIoasid,
+} from './ioasid/ioasid-dma.ts';
 import * as uapi from './uapi/vfio.ts';
 
 /** Of an attachment: the PASID, or none for requests without PASID. */
@@ -48,6 +67,47 @@ export class VfioDeviceClient {
   /** @throws {SysError} EINVAL not bound */
   detach({ pasid }: PasidOption = {}): void {
     this.call('VFIO_DEVICE_DETACH_IOMMUFD_PT', () => this.file.detach(pasid ?? null));
+  }
+
+  /**
+   * Binds to the /dev/ioasid open as `ioasidFd`, under a cookie of the user's choice, which names the device there.
+   * @throws {SysError} as `bindIoasid`
+   */
+  bindIoasid(ioasidFd: number, cookie: U64, token: Uint8Array | null = null): void {
+    const context = () => ioasidContextOf(this.system.file(ioasidFd));
+    const request = { context, cookie: toU64(cookie), token: () => token };
+    this.call('VFIO_BIND_IOASID_FD', () => bindIoasid(this.file, request));
+  }
+
+  /** @throws {SysError} as `unbindIoasid` */
+  unbindIoasid(): void {
+    this.call('VFIO_UNBIND_IOASID_FD', () => unbindIoasid(this.file));
+  }
+
+  /**
+   * Routes the device's DMA, or that with a PASID, to an IOASID. @returns the PASID to give to the device, or null.
+   * @throws {SysError} as `attachIoasid`
+   */
+  attachIoasid(ioasid: number, { pasid }: PasidOption = {}): number | null {
+    return this.call('VFIO_ATTACH_IOASID', () => attachIoasid(this.file, ioasid, pasid ?? null));
+  }
+
+  /** @throws {SysError} as `detachIoasid` */
+  detachIoasid(ioasid: number, { pasid }: PasidOption = {}): void {
+    this.call('VFIO_DETACH_IOASID', () => detachIoasid(this.file, ioasid, pasid ?? null));
+  }
+
+  /**
+   * Authorises the device to use an IOASID with a PASID, whatever is mapped there; shows both files.
+   * @throws {SysError} as `allowIoasid`
+   */
+  allowIoasid(ioasidFd: number, ioasid: number, pasid: number): void {
+    this.call('VFIO_DEVICE_ALLOW_IOASID', () => allowIoasid(this.file, this.grant(ioasidFd, ioasid, pasid)));
+  }
+
+  /** @throws {SysError} as `disallowIoasid` */
+  disallowIoasid(ioasidFd: number, ioasid: number, pasid: number): void {
+    this.call('VFIO_DEVICE_DISALLOW_IOASID', () => disallowIoasid(this.file, this.grant(ioasidFd, ioasid, pasid)));
   }
 
   /** @throws {SysError} EINVAL not bound */
@@ -112,6 +172,34 @@ export class VfioDeviceClient {
   /** Maps part of a BAR. @returns the address. @throws {SysError} EINVAL it cannot be mapped; ENOMEM */
   map(region: number, offset: U64, length: U64, protection: number = ACCESS_READ | ACCESS_WRITE): bigint {
     return this.system.mmap({ fd: this.fd, offset: position(region, offset), length, protection, shared: true });
+  }
+
+  /** Takes every record out of the device's fault ring, oldest first. @throws {SysError} ENODEV the device has none */
+  readDmaFaults(): DmaFault[] {
+    return readDmaFaults(this);
+  }
+
+  /** Lets the eventfd open as `fd` be signalled for each record; -1 takes it away. @throws {SysError} ENODEV the device has no fault ring */
+  setDmaFaultTrigger(fd: number): void {
+    this.setTriggers({ index: dmaFaultIrq(this) }, [fd]);
+  }
+
+  /** Answers the group of page requests that a record of the fault ring names. @throws {SysError} EINVAL no such group waits; ENODEV */
+  respondPage({ pasid, group }: { pasid: number | null; group: number }, success: boolean): void {
+    const call = 'VFIO_DEVICE_PAGE_RESPONSE';
+    const response = {
+      argsz: iommuPageResponse.size,
+      version: IOMMU_PAGE_RESP_VERSION_1,
+      flags: pasid === null ? 0 : IOMMU_PAGE_RESP_PASID_VALID,
+      pasid: pasid ?? 0,
+      grpid: group,
+      code: success ? IOMMU_PAGE_RESP_SUCCESS : IOMMU_PAGE_RESP_INVALID,
+    };
+    this.call(call, () => this.file.dma(call, ContainerDma).pageResponse(response));
+  }
+
+  private grant(ioasidFd: number, ioasid: number, pasid: number): IoasidGrant {
+    return { context: () => ioasidContextOf(this.system.file(ioasidFd)), ioasid, pasid };
   }
 
   private setIrqs({ index, start = 0 }: IrqTarget, count: number, data: () => IrqData): void {

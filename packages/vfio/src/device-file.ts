@@ -8,6 +8,7 @@ import { SysError } from '@iommukit/iommu-core';
 import type { Caller, File, IommufdContext } from '@iommukit/iommufd';
 import type { DeviceUser } from './device-user.ts';
 import type { DmaBinding } from './dma-binding.ts';
+import type { VfioGroup } from './group/group.ts';
 import { vfioDeviceIoctl } from './ioctl.ts';
 import type { IommufdBinding, OfferedDevice } from './offered-device.ts';
 import type { VfToken } from './vf-token.ts';
@@ -43,12 +44,15 @@ class IommufdDma implements DmaBinding {
 export class VfioDeviceFile implements File {
   readonly name: string;
   readonly entry: OfferedDevice;
+  private readonly group: VfioGroup | null;
   private bound: Bound | null = null;
   /** File offset of read(2) and write(2). */
   private position = 0n;
 
-  constructor(entry: OfferedDevice) {
+  /** `group` is given when the file is got through it, and not opened by the device's own path. */
+  constructor(entry: OfferedDevice, group: VfioGroup | null = null) {
     this.entry = entry;
+    this.group = group;
     this.name = entry.path;
   }
 
@@ -60,7 +64,8 @@ export class VfioDeviceFile implements File {
   /**
    * Binds the device to a /dev/iommu. Its DMA is blocked, bus mastering is off, and it has been reset.
    * @returns id of the device there
-   * @throws {SysError} EINVAL it is bound; EACCES the token; EBADF, EBADFD from `context`; and the errors of bindDevice
+   * @throws {SysError} EINVAL it is bound; EBUSY its group is open; EACCES the token; EBADF, EBADFD from `context`; and
+   * the errors of bindDevice
    */
   bind({ context, token }: BindRequest): number {
     const { entry } = this;
@@ -71,8 +76,8 @@ export class VfioDeviceFile implements File {
   /**
    * Takes the device over: `bind` binds its DMA to what `target` gives, then the file gives access to it until it is
    * closed. @returns the binding
-   * @throws {SysError} EINVAL the file is bound, or the device is in use through another; EACCES the token; and the
-   * errors of `target` and `bind`
+   * @throws {SysError} EINVAL the file is bound, or the device is in use through another; EBUSY its group is open and
+   * the file is not from there; EACCES the token; and the errors of `target` and `bind`
    */
   take<Target, Dma extends DmaBinding>(
     call: string,
@@ -82,6 +87,7 @@ export class VfioDeviceFile implements File {
   ): Dma {
     const { entry } = this;
     if (this.bound !== null) throw new SysError('EINVAL', call, `${this.name} is bound`);
+    if (this.group === null) entry.group?.checkClosed(call);
     entry.checkToken(token());
     const to = target();
     if (entry.user !== null) throw new SysError('EINVAL', call, `${this.name} is in use through another open file`);
@@ -89,6 +95,7 @@ export class VfioDeviceFile implements File {
     let user: DeviceUser;
     try {
       user = entry.takeOver();
+      if (dma.extend !== undefined) user = dma.extend(user);
     } catch (error) {
       dma.unbind();
       throw error;

@@ -5,6 +5,7 @@
 
 import type { Process } from '@iommukit/iommu-core';
 import type { EventFd } from '@iommukit/iommufd';
+import type { InfoCapability } from './info-capability.ts';
 
 export type DeviceInfo = {
   /** VFIO_DEVICE_FLAGS_ bits. */
@@ -22,12 +23,15 @@ export type RegionInfo = {
   readonly msixMappable: boolean;
   /** Parts that can be mapped, when not all of it can; null otherwise. */
   readonly sparse: readonly { readonly offset: bigint; readonly size: bigint }[] | null;
+  /** What else there is to say. */
+  readonly capabilities?: readonly InfoCapability[];
 };
 
 export type IrqInfo = {
-  /** VFIO_IRQ_INFO_ bits. */
+  /** VFIO_IRQ_INFO_ bits, without the one for capabilities. */
   readonly flags: number;
   readonly count: number;
+  readonly capabilities?: readonly InfoCapability[];
 };
 
 /**

@@ -1,4 +1,19 @@
+export {
+  IOMMU_SVA_VTD_GPASID_EAFE,
+  IOMMU_SVA_VTD_GPASID_SRE,
+  IOMMU_SVA_VTD_GPASID_WPE,
+} from '@iommukit/iommu-core';
 export { type IrqTarget, type PasidOption, VfioDeviceClient } from './client.ts';
+export {
+  type ContainerMapRequest,
+  type GuestInvalidation,
+  type GuestPasidRequest,
+  VfioContainerClient,
+} from './container/client.ts';
+export type { ContainerInfo, NestingInfo } from './container/container-info.ts';
+export type { DmaFault } from './container/dma-faults.ts';
+export { DMA_FAULT_RING_LENGTH } from './container/fault-ring.ts';
+export type { NestingCore } from './container/guest-tables.ts';
 export { type BindRequest, VfioDeviceFile } from './device-file.ts';
 export type {
   DeviceInfo,
@@ -10,9 +25,81 @@ export type {
   RegionInfo,
 } from './device-user.ts';
 export type { DmaBinding } from './dma-binding.ts';
+export { VfioGroupClient } from './group/client.ts';
+export type { VfioGroup } from './group/group.ts';
+export type { InfoCapability } from './info-capability.ts';
+export { Mdev, type MdevBackend, type MdevParent, type MdevType } from './mdev/mdev.ts';
+export { MdevBus, type MdevBusOptions } from './mdev/mdev-bus.ts';
+export { MdevDma, type MdevDmaOptions } from './mdev/mdev-dma.ts';
+export { TestFunctionParent, type TestFunctionParentOptions } from './mdev/test-function-parent.ts';
 export type { IommufdBinding, OfferedDevice } from './offered-device.ts';
 export type { BarRange } from './pci/bar-region.ts';
 export type { MsixTableAccess, PciUser } from './pci/pci-user.ts';
+export {
+  VFIO_API_VERSION,
+  VFIO_CHECK_EXTENSION,
+  VFIO_DMA_CC_IOMMU,
+  VFIO_DMA_MAP_FLAG_READ,
+  VFIO_DMA_MAP_FLAG_WRITE,
+  VFIO_DMA_UNMAP_FLAG_ALL,
+  VFIO_GET_API_VERSION,
+  VFIO_GROUP_FLAGS_CONTAINER_SET,
+  VFIO_GROUP_FLAGS_VIABLE,
+  VFIO_GROUP_GET_DEVICE_FD,
+  VFIO_GROUP_GET_STATUS,
+  VFIO_GROUP_SET_CONTAINER,
+  VFIO_GROUP_UNSET_CONTAINER,
+  VFIO_IOMMU_GET_INFO,
+  VFIO_IOMMU_INFO_CAPS,
+  VFIO_IOMMU_INFO_PGSIZES,
+  VFIO_IOMMU_MAP_DMA,
+  VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE,
+  VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL,
+  VFIO_IOMMU_UNMAP_DMA,
+  VFIO_SET_IOMMU,
+  VFIO_TYPE1_NESTING_IOMMU,
+  VFIO_TYPE1v2_IOMMU,
+  VFIO_UNMAP_ALL,
+  vfioDmaAvail,
+  vfioGroupStatus,
+  vfioIommuType1DmaMap,
+  vfioIommuType1DmaUnmap,
+  vfioIommuType1Info,
+  vfioIovaRange,
+  vfioIovaRangeHead,
+} from './uapi/container.ts';
+export {
+  IOASID_ATTACH_USER_PASID,
+  VFIO_ATTACH_IOASID,
+  VFIO_BIND_IOASID_FD,
+  VFIO_BIND_IOASID_FLAG_TOKEN,
+  VFIO_DETACH_IOASID,
+  VFIO_DEVICE_ALLOW_IOASID,
+  VFIO_DEVICE_DISALLOW_IOASID,
+  VFIO_UNBIND_IOASID_FD,
+  vfioIoasidAllow,
+  vfioIoasidAttach,
+  vfioIoasidBind,
+} from './uapi/ioasid.ts';
+export {
+  IOMMU_NESTING_FEAT_BIND_PGTBL,
+  IOMMU_NESTING_FEAT_CACHE_INVLD,
+  IOMMU_NESTING_FEAT_SYSWIDE_PASID,
+  iommuNestingInfo,
+  VFIO_DEVICE_PAGE_RESPONSE,
+  VFIO_IOMMU_BIND_GPASID,
+  VFIO_IOMMU_CACHE_INVALIDATE,
+  VFIO_IOMMU_TYPE1_INFO_CAP_NESTING,
+  VFIO_IOMMU_UNBIND_GPASID,
+  VFIO_IRQ_SUBTYPE_DMA_FAULT,
+  VFIO_IRQ_TYPE_NESTED,
+  VFIO_REGION_INFO_CAP_DMA_FAULT,
+  VFIO_REGION_SUBTYPE_NESTED_DMA_FAULT,
+  VFIO_REGION_TYPE_NESTED,
+  vfioIommuNestingHead,
+  vfioRegionDmaFault,
+  vfioRegionFaultVersion,
+} from './uapi/nesting.ts';
 export {
   VFIO_DEVICE_ATTACH_IOMMUFD_PT,
   VFIO_DEVICE_ATTACH_PASID,
@@ -28,7 +115,9 @@ export {
   VFIO_DEVICE_RESET,
   VFIO_DEVICE_SET_IRQS,
   VFIO_IRQ_INFO_AUTOMASKED,
+  VFIO_IRQ_INFO_CAP_TYPE,
   VFIO_IRQ_INFO_EVENTFD,
+  VFIO_IRQ_INFO_FLAG_CAPS,
   VFIO_IRQ_INFO_MASKABLE,
   VFIO_IRQ_INFO_NORESIZE,
   VFIO_IRQ_SET_ACTION_MASK,
@@ -52,6 +141,7 @@ export {
   VFIO_PCI_VGA_REGION_INDEX,
   VFIO_REGION_INFO_CAP_MSIX_MAPPABLE,
   VFIO_REGION_INFO_CAP_SPARSE_MMAP,
+  VFIO_REGION_INFO_CAP_TYPE,
   VFIO_REGION_INFO_FLAG_CAPS,
   VFIO_REGION_INFO_FLAG_MMAP,
   VFIO_REGION_INFO_FLAG_READ,
@@ -62,6 +152,7 @@ export {
   vfioDeviceInfo,
   vfioInfoCapHeader,
   vfioIrqInfo,
+  vfioIrqInfoCaps,
   vfioIrqSet,
   vfioRegionInfo,
   vfioRegionSparseMmap,

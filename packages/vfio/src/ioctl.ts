@@ -17,8 +17,13 @@ import {
   type Struct,
   type StructValues,
 } from '@iommukit/iommufd';
+import { fetch, storeStruct, storeU32 } from './argument.ts';
+import { ContainerDma } from './container/container-dma.ts';
 import type { VfioDeviceFile } from './device-file.ts';
 import type { IrqData, RegionInfo } from './device-user.ts';
+import { type InfoCapability, storeCapabilities } from './info-capability.ts';
+import { vfioIoasidIoctl } from './ioasid/ioctl.ts';
+import { VFIO_DEVICE_PAGE_RESPONSE } from './uapi/nesting.ts';
 import * as uapi from './uapi/vfio.ts';
 import { VF_TOKEN_BYTES } from './vf-token.ts';
 
@@ -33,6 +38,7 @@ export function vfioDeviceIoctl(file: VfioDeviceFile, caller: Caller, request: n
     bind(file, caller, argument);
     return 0;
   }
+  if (vfioIoasidIoctl(file, caller, request, argument)) return 0;
   const { user } = file;
   switch (request >>> 0) {
     case uapi.VFIO_DEVICE_ATTACH_IOMMUFD_PT:
@@ -55,6 +61,9 @@ export function vfioDeviceIoctl(file: VfioDeviceFile, caller: Caller, request: n
       return 0;
     case uapi.VFIO_DEVICE_RESET:
       user.reset();
+      return 0;
+    case VFIO_DEVICE_PAGE_RESPONSE:
+      file.dma('VFIO_DEVICE_PAGE_RESPONSE', ContainerDma).pageResponseUser(memory, argument);
       return 0;
     default:
       throw new SysError('ENOTTY', 'ioctl', `${file.name} has no request ${hex(request >>> 0)}`);
@@ -135,47 +144,53 @@ function getRegionInfo(file: VfioDeviceFile, memory: AddressSpace, argument: big
   values.flags = info.flags;
   values.size = info.size;
   values.offset = info.offset;
-  const capability = regionCapability(info);
-  if (capability !== null) {
+  const capabilities = regionCapabilities(info);
+  if (capabilities.length > 0) {
+    const { needed, capOffset } = storeCapabilities(memory, argument, layout.size, values.argsz, capabilities);
     values.flags |= uapi.VFIO_REGION_INFO_FLAG_CAPS;
-    values.capOffset = 0;
-    if (values.argsz < layout.size + capability.length) values.argsz = layout.size + capability.length;
-    else {
-      copyToUser(memory, argument + BigInt(layout.size), capability);
-      values.capOffset = layout.size;
-    }
+    values.argsz = Math.max(values.argsz, needed);
+    values.capOffset = capOffset;
   }
-  const bytes = new Uint8Array(layout.size);
-  layout.write(values, bytes);
-  copyToUser(memory, argument, bytes);
+  storeStruct(memory, argument, layout, values);
 }
 
-/** The capability of a region: a chain of one, or null. */
-function regionCapability(info: RegionInfo): Uint8Array | null {
-  if (info.msixMappable) {
-    const bytes = new Uint8Array(uapi.vfioInfoCapHeader.size);
-    uapi.vfioInfoCapHeader.write({ id: uapi.VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, version: 1, next: 0 }, bytes);
-    return bytes;
-  }
-  if (info.sparse === null) return null;
+function regionCapabilities({ msixMappable, sparse, capabilities = [] }: RegionInfo): InfoCapability[] {
+  const own: InfoCapability[] = [];
+  if (msixMappable) own.push({ id: uapi.VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, version: 1, data: new Uint8Array() });
+  if (sparse !== null) own.push({ id: uapi.VFIO_REGION_INFO_CAP_SPARSE_MMAP, version: 1, data: sparseMmap(sparse) });
+  return [...own, ...capabilities];
+}
+
+/** A sparse-mmap capability, from behind its header. */
+function sparseMmap(ranges: NonNullable<RegionInfo['sparse']>): Uint8Array {
   const head = uapi.vfioRegionSparseMmap;
   const area = uapi.vfioRegionSparseMmapArea;
-  const bytes = new Uint8Array(head.size + info.sparse.length * area.size);
-  const id = uapi.VFIO_REGION_INFO_CAP_SPARSE_MMAP;
-  head.write({ id, version: 1, next: 0, nrAreas: info.sparse.length, reserved: 0 }, bytes);
-  info.sparse.forEach((range, i) => {
+  const bytes = new Uint8Array(head.size + ranges.length * area.size);
+  head.write({ id: 0, version: 0, next: 0, nrAreas: ranges.length, reserved: 0 }, bytes);
+  ranges.forEach((range, i) => {
     area.write(range, bytes, head.size + i * area.size);
   });
-  return bytes;
+  return bytes.subarray(uapi.vfioInfoCapHeader.size);
 }
 
 function getIrqInfo(file: VfioDeviceFile, memory: AddressSpace, argument: bigint): void {
   const layout = uapi.vfioIrqInfo;
-  const values = fetch('VFIO_DEVICE_GET_IRQ_INFO', memory, argument, layout, 'count');
-  const { flags, count } = file.user.interrupts.info(values.index);
-  const bytes = new Uint8Array(layout.size);
-  layout.write({ ...values, flags, count }, bytes);
-  copyToUser(memory, argument, bytes);
+  const { argsz, index } = fetch('VFIO_DEVICE_GET_IRQ_INFO', memory, argument, layout, 'count');
+  const { flags, count, capabilities = [] } = file.user.interrupts.info(index);
+  if (capabilities.length === 0) {
+    storeStruct(memory, argument, layout, { argsz, flags, index, count });
+    return;
+  }
+  const long = uapi.vfioIrqInfoCaps;
+  const { needed, capOffset } = storeCapabilities(memory, argument, long.size, argsz, capabilities);
+  const values = {
+    argsz: Math.max(argsz, needed),
+    flags: flags | uapi.VFIO_IRQ_INFO_FLAG_CAPS,
+    index,
+    count,
+    capOffset,
+  };
+  storeStruct(memory, argument, long, values, argsz < long.size ? layout.size : long.size);
 }
 
 const DATA_TYPES = uapi.VFIO_IRQ_SET_DATA_NONE | uapi.VFIO_IRQ_SET_DATA_BOOL | uapi.VFIO_IRQ_SET_DATA_EVENTFD;
@@ -186,7 +201,7 @@ function setIrqs(file: VfioDeviceFile, caller: Caller, argument: bigint): void {
   const layout = uapi.vfioIrqSet;
   const { argsz, flags, index, start, count } = fetch(call, caller.process.addressSpace, argument, layout, 'count');
   const { interrupts } = file.user;
-  if ((flags & ~(DATA_TYPES | ACTIONS)) !== 0 || index >= uapi.VFIO_PCI_NUM_IRQS || count >= 0xffffffff - start) {
+  if ((flags & ~(DATA_TYPES | ACTIONS)) !== 0 || index >= file.user.info.irqs || count >= 0xffffffff - start) {
     throw new SysError('EINVAL', call, `flags ${hex(flags)}, interrupts ${start}+${count} at index ${index}`);
   }
   const available = interrupts.info(index).count;
@@ -223,25 +238,4 @@ function decodeIrqData(caller: Caller, type: number, index: number, bytes: Uint8
     values.push(target);
   }
   return { kind: 'eventfd', values };
-}
-
-/** Reads a structure up to and including the field `last`; what lies behind it is zero. @throws {SysError} EFAULT, EINVAL */
-function fetch<F extends Fields>(
-  call: string,
-  memory: AddressSpace,
-  argument: bigint,
-  layout: Struct<F>,
-  last: keyof F,
-): StructValues<F> & { argsz: number } {
-  const bytes = new Uint8Array(layout.size);
-  bytes.set(copyFromUser(memory, argument, layout.end(last)));
-  const argsz = new DataView(bytes.buffer).getUint32(0, true);
-  if (argsz < layout.end(last)) throw new SysError('EINVAL', call, `argsz ${argsz} is below ${layout.end(last)}`);
-  return { ...layout.read(bytes), argsz };
-}
-
-function storeU32(memory: AddressSpace, address: bigint, value: number): void {
-  const bytes = new Uint8Array(4);
-  new DataView(bytes.buffer).setUint32(0, value, true);
-  copyToUser(memory, address, bytes);
 }

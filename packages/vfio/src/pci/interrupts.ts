@@ -6,6 +6,7 @@
 import { type Device, type MsiMessage, SysError } from '@iommukit/iommu-core';
 import type { EventFd } from '@iommukit/iommufd';
 import type { DeviceInterrupts, IrqInfo, IrqRequest } from '../device-user.ts';
+import { setSingleTrigger } from '../single-trigger.ts';
 import * as uapi from '../uapi/vfio.ts';
 
 const CALL = 'VFIO_DEVICE_SET_IRQS';
@@ -18,6 +19,7 @@ export class Interrupts implements DeviceInterrupts {
   private readonly withMemory: (action: () => void) => void;
   private readonly vectors = new Map<number, Vector>();
   private msixEnabled = false;
+  /** The error and request interrupts have one trigger each and nothing in hardware. */
   private error: EventFd | null = null;
   private request: EventFd | null = null;
 
@@ -51,8 +53,8 @@ export class Interrupts implements DeviceInterrupts {
       throw new SysError('ENOTTY', CALL, `action ${action & ACTIONS} at index ${index}`);
     }
     if (index === uapi.VFIO_PCI_MSIX_IRQ_INDEX) this.setMsix(request);
-    else if (index === uapi.VFIO_PCI_ERR_IRQ_INDEX) this.error = this.setSingle(request, this.error);
-    else this.request = this.setSingle(request, this.request);
+    else if (index === uapi.VFIO_PCI_ERR_IRQ_INDEX) this.error = setSingleTrigger(request, this.error);
+    else this.request = setSingleTrigger(request, this.request);
   }
 
   /** Frees every interrupt. Never fails. */
@@ -131,19 +133,5 @@ export class Interrupts implements DeviceInterrupts {
       this.device.pci.msix!.setEnabled(false);
     });
     this.msixEnabled = false;
-  }
-
-  /** The error and request interrupts have one trigger each and nothing in hardware. Gives the new one. */
-  private setSingle({ count, data }: IrqRequest, trigger: EventFd | null): EventFd | null {
-    if (data.kind === 'none') {
-      if (trigger === null) throw new SysError('EINVAL', CALL, 'the interrupt has no trigger');
-      if (count === 0) return null;
-      trigger.signal();
-      return trigger;
-    }
-    if (count === 0) throw new SysError('EINVAL', CALL, 'no interrupt is named');
-    if (data.kind === 'eventfd') return data.values[0] === undefined ? trigger : data.values[0];
-    if (data.values[0] === true) trigger?.signal();
-    return trigger;
   }
 }

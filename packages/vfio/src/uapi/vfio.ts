@@ -32,6 +32,7 @@ export const VFIO_REGION_INFO_FLAG_WRITE = 2;
 export const VFIO_REGION_INFO_FLAG_MMAP = 4;
 export const VFIO_REGION_INFO_FLAG_CAPS = 8;
 export const VFIO_REGION_INFO_CAP_SPARSE_MMAP = 1;
+export const VFIO_REGION_INFO_CAP_TYPE = 2;
 export const VFIO_REGION_INFO_CAP_MSIX_MAPPABLE = 3;
 
 export const VFIO_PCI_INTX_IRQ_INDEX = 0;
@@ -45,6 +46,9 @@ export const VFIO_IRQ_INFO_EVENTFD = 1;
 export const VFIO_IRQ_INFO_MASKABLE = 2;
 export const VFIO_IRQ_INFO_AUTOMASKED = 4;
 export const VFIO_IRQ_INFO_NORESIZE = 8;
+/** Of the nesting series (version 13), which also put `cap_offset` behind the structure; no release has them. */
+export const VFIO_IRQ_INFO_FLAG_CAPS = 16;
+export const VFIO_IRQ_INFO_CAP_TYPE = 3;
 
 export const VFIO_IRQ_SET_DATA_NONE = 1;
 export const VFIO_IRQ_SET_DATA_BOOL = 2;
@@ -118,6 +122,15 @@ export const vfioIrqInfo: Struct<{ argsz: U32; flags: U32; index: U32; count: U3
   flags: 'u32',
   index: 'u32',
   count: 'u32',
+});
+
+/** The same for an index with capabilities. */
+export const vfioIrqInfoCaps: Struct<{ argsz: U32; flags: U32; index: U32; count: U32; capOffset: U32 }> = struct({
+  argsz: 'u32',
+  flags: 'u32',
+  index: 'u32',
+  count: 'u32',
+  capOffset: 'u32',
 });
 
 /** Followed by data for `count` interrupts. */

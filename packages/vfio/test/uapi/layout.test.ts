@@ -4,6 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Fields, Struct } from '@iommukit/iommufd';
 import { describe, expect, test } from 'vitest';
+import * as container from '../../src/uapi/container.ts';
+import * as nesting from '../../src/uapi/nesting.ts';
 import * as uapi from '../../src/uapi/vfio.ts';
 
 type Layout = { size: number; offsets: number[] };
@@ -113,6 +115,95 @@ const structures: [name: string, fields: [type: string, name: string][], layout:
     ],
     uapi.vfioIrqSet as Struct<Fields>,
   ],
+  [
+    'vfio_irq_info_with_caps',
+    [
+      ['unsigned', 'argsz'],
+      ['unsigned', 'flags'],
+      ['unsigned', 'index'],
+      ['unsigned', 'count'],
+      ['unsigned', 'capOffset'],
+    ],
+    uapi.vfioIrqInfoCaps as Struct<Fields>,
+  ],
+  [
+    'vfio_group_status',
+    [
+      ['unsigned', 'argsz'],
+      ['unsigned', 'flags'],
+    ],
+    container.vfioGroupStatus as Struct<Fields>,
+  ],
+  [
+    'vfio_iommu_type1_info',
+    [
+      ['unsigned', 'argsz'],
+      ['unsigned', 'flags'],
+      ['unsigned long long', 'iovaPgsizes'],
+      ['unsigned', 'capOffset'],
+      ['unsigned', 'pad'],
+    ],
+    container.vfioIommuType1Info as Struct<Fields>,
+  ],
+  [
+    'vfio_iova_range',
+    [
+      ['unsigned long long', 'start'],
+      ['unsigned long long', 'end'],
+    ],
+    container.vfioIovaRange as Struct<Fields>,
+  ],
+  [
+    'vfio_iommu_type1_dma_map',
+    [
+      ['unsigned', 'argsz'],
+      ['unsigned', 'flags'],
+      ['unsigned long long', 'vaddr'],
+      ['unsigned long long', 'iova'],
+      ['unsigned long long', 'size'],
+    ],
+    container.vfioIommuType1DmaMap as Struct<Fields>,
+  ],
+  [
+    'vfio_iommu_type1_dma_unmap',
+    [
+      ['unsigned', 'argsz'],
+      ['unsigned', 'flags'],
+      ['unsigned long long', 'iova'],
+      ['unsigned long long', 'size'],
+    ],
+    container.vfioIommuType1DmaUnmap as Struct<Fields>,
+  ],
+  [
+    'vfio_region_dma_fault',
+    [
+      ['unsigned', 'tail'],
+      ['unsigned', 'entrySize'],
+      ['unsigned', 'nbEntries'],
+      ['unsigned', 'offset'],
+      ['unsigned', 'head'],
+    ],
+    nesting.vfioRegionDmaFault as Struct<Fields>,
+  ],
+  [
+    'iommu_nesting_info',
+    [
+      ['unsigned', 'argsz'],
+      ['unsigned', 'flags'],
+      ['unsigned', 'format'],
+      ['unsigned', 'features'],
+      ['unsigned short', 'addrWidth'],
+      ['unsigned short', 'pasidBits'],
+      ['unsigned', 'padding0'],
+      ['unsigned', 'padding1'],
+      ['unsigned', 'padding2'],
+      ['unsigned', 'vtdFlags'],
+      ['unsigned', 'vtdPadding'],
+      ['unsigned long long', 'vtdCapReg'],
+      ['unsigned long long', 'vtdEcapReg'],
+    ],
+    nesting.iommuNestingInfo as Struct<Fields>,
+  ],
 ];
 
 const compiler = ['cc', 'gcc', 'clang'].find((name) => {
@@ -174,6 +265,8 @@ describe('structures', () => {
   );
 
   test('have the sizes of the kernel', () => {
-    expect(structures.map(([, , layout]) => layout.size)).toEqual([24, 16, 12, 24, 32, 8, 16, 16, 16, 20]);
+    expect(structures.map(([, , layout]) => layout.size)).toEqual([
+      24, 16, 12, 24, 32, 8, 16, 16, 16, 20, 20, 8, 24, 16, 32, 24, 20, 56,
+    ]);
   });
 });
