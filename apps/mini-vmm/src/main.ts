@@ -20,12 +20,13 @@ function main(args: readonly string[]): number {
     return 2;
   }
   if (options === null) return 0;
-  const { processes, bytes, seed, trace, json } = options;
+  const { processes, bytes, seed, submit, trace, json } = options;
   // With --json the standard output is the report's alone; what shows that a long run is alive goes beside it.
   const live = json ? process.stderr : process.stdout;
   const report = run({
     image: readFileSync(IMAGE),
-    boot: { ramBytes: guestMemoryBytes(processes), processes, bytesPerProcess: bytes, seed },
+    interface: options.interface,
+    boot: { ramBytes: guestMemoryBytes(processes), processes, bytesPerProcess: bytes, seed, submit },
     console: (byte) => live.write(String.fromCharCode(byte)),
     hear: (entry) => trace && live.write(`${formatEntry(entry)}\n`),
   });

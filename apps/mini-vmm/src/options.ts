@@ -1,6 +1,8 @@
 /** The command line. */
 
-import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { SUBMIT_MODES, type SubmitMode } from './vmm/boot-info.ts';
+import { INTERFACES, type InterfaceKind } from './vmm/interfaces/open.ts';
 
 export type Options = {
   /** Guest processes, 1..16. */
@@ -9,6 +11,10 @@ export type Options = {
   bytes: number;
   /** Seed of the guest's data and of its order of work, 32 bits. */
   seed: number;
+  /** The kernel's interface for DMA that the VMM uses. */
+  interface: InterfaceKind;
+  /** How the guest's processes submit descriptors. */
+  submit: SubmitMode;
   /** Print every trace event. */
   trace: boolean;
   /** Print one machine-readable report; the console and the trace go to the standard error. */
@@ -33,6 +39,16 @@ export function parseOptions(args: readonly string[], print: (text: string) => v
     .option('--processes <n>', 'guest processes, 1 to 16', integer(1, 16), 2)
     .option('--bytes <size>', 'bytes per process, 64K to 64M; K, M and G are powers of two', size, 2 ** 20)
     .option('--seed <n>', 'seed of the run, 0 to 4294967295', integer(0, 0xffffffff), 1)
+    .addOption(
+      new Option('--interface <name>', "the kernel's interface for DMA")
+        .choices(INTERFACES)
+        .default('iommufd' satisfies InterfaceKind),
+    )
+    .addOption(
+      new Option('--submit <how>', "the guest's instruction for descriptors; both is in turn")
+        .choices(SUBMIT_MODES)
+        .default('both' satisfies SubmitMode),
+    )
     .option('--trace', 'print the trace events of all layers', false)
     .option('--json', 'print one machine-readable report; console and trace go to stderr', false)
     .allowExcessArguments(false)

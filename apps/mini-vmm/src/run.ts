@@ -6,12 +6,12 @@
 import { Trace } from '@iommukit/hw';
 import { Host } from './host/host.ts';
 import { hostMachine } from './host/machine.ts';
-import { VirtualMachine } from './host/virtual-machine.ts';
 import { record, type TraceEntry } from './report/recorder.ts';
 import { makeReport, type Report } from './report/report.ts';
 import { StepMatcher } from './report/steps.ts';
 import type { BootInfo } from './vmm/boot-info.ts';
 import type { GuestFact } from './vmm/guest-report.ts';
+import type { InterfaceKind } from './vmm/interfaces/open.ts';
 import type { VmmEvent } from './vmm/trace.ts';
 import { Vmm } from './vmm/vmm.ts';
 
@@ -19,6 +19,8 @@ export type RunOptions = {
   boot: BootInfo;
   /** The guest's ELF image. */
   image: Uint8Array;
+  /** The kernel's interface for DMA that the VMM uses; /dev/iommu by default. */
+  interface?: InterfaceKind;
   /** Takes what the guest prints. */
   console?: (byte: number) => void;
   /** Takes every trace event, after the steps have been looked for in it. */
@@ -39,10 +41,10 @@ const HOST_BYTES = 48 << 20;
 
 /** Runs a VM from power-on to its end and tells what happened and what is left. */
 export function run(options: RunOptions): Report {
-  const { boot, image, hear = () => {} } = options;
+  const { boot, image, interface: kind = 'iommufd', hear = () => {} } = options;
   const machine = hostMachine(boot.ramBytes + HOST_BYTES);
-  const host = new Host(machine);
-  const steps = new StepMatcher();
+  const host = new Host(machine, kind);
+  const steps = new StepMatcher(kind);
   const listen = (entry: TraceEntry): void => {
     steps.feed(entry);
     hear(entry);
@@ -57,8 +59,9 @@ export function run(options: RunOptions): Report {
   const facts: GuestFact[] = [];
   const vmm = new Vmm({
     system,
-    hypervisor: new VirtualMachine(machine.memory, system.process.addressSpace),
-    devicePath: host.devicePath,
+    hypervisor: host.createVm(system),
+    interface: kind,
+    device: host.deviceNames,
     image,
     boot,
     trace,
@@ -77,6 +80,7 @@ export function run(options: RunOptions): Report {
   const leftovers = host.shutDown();
   tell({ name: 'leftovers', ...leftovers });
   return makeReport({
+    interface: kind,
     boot,
     facts,
     instructions,

@@ -10,8 +10,6 @@ import {
   GUEST_EXIT_FAILED,
   GUEST_EXIT_OK,
   GUEST_EXIT_PANIC,
-  SUBMIT_ENQCMD,
-  SUBMIT_MOVDIR64B,
 } from '../src/vmm/boot-info.ts';
 import type { GuestFact } from '../src/vmm/guest-report.ts';
 import { BareMetal, type BareMetalOptions, type GuestRun, type HardwareEvent } from './support/bare-metal.ts';
@@ -83,7 +81,7 @@ describe('the guest on bare metal', () => {
   });
 
   test('submits with ENQCMD to the shared queue only, with the PASID of the running process', () => {
-    const { run, events } = record({ boot: { processes: 3, submit: SUBMIT_ENQCMD } }, 'dsa_submit');
+    const { run, events } = record({ boot: { processes: 3, submit: 'enqcmd' } }, 'dsa_submit');
     expectAllGood(run, 3, 65536);
     expect(new Set(events.map((event) => event.queue))).toEqual(new Set([0]));
     expect(new Set(events.map((event) => event.pasid))).toEqual(new Set([1, 2, 3]));
@@ -91,7 +89,7 @@ describe('the guest on bare metal', () => {
   });
 
   test('submits with MOVDIR64B to dedicated queues only, none of them ever full', () => {
-    const { run, events } = record({ boot: { processes: 3, submit: SUBMIT_MOVDIR64B } }, 'dsa_submit');
+    const { run, events } = record({ boot: { processes: 3, submit: 'movdir64b' } }, 'dsa_submit');
     expectAllGood(run, 3, 65536);
     expect(events.every((event) => event.queue > 0 && event.outcome === 'queued')).toBe(true);
   });

@@ -5,6 +5,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { Report } from '../src/report/report.ts';
 import { type RunOptions, run } from '../src/run.ts';
+import type { InterfaceKind } from '../src/vmm/interfaces/open.ts';
 import {
   absent,
   CONFIG,
@@ -44,10 +45,11 @@ function expectNothingLeft({ leftovers, iommu }: Report): void {
 }
 
 /** Runs `actions` after the driver's, to their end. Gives the names of the events and the zero flag of each ENQCMD. */
-function attack(actions: readonly Action[]): { names: string[]; zeroFlags: string; report: Report } {
+function attackWith(kind: InterfaceKind, actions: readonly Action[]) {
   const names: string[] = [];
   let zeroFlags = '';
   const report = start(actionImage([...driven, ...actions]), {
+    interface: kind,
     hear: ({ event }) => names.push(event.name),
     console: (byte) => (zeroFlags += String.fromCharCode(byte)),
   });
@@ -56,7 +58,13 @@ function attack(actions: readonly Action[]): { names: string[]; zeroFlags: strin
   return { names, zeroFlags, report };
 }
 
-describe('a hostile guest', () => {
+describe.each<[InterfaceKind, number, number]>([
+  ['iommufd', 100, 300],
+  ['ioasid', 20, 60],
+  ['gpasid', 20, 60],
+])('a hostile guest, with %s,', (kind, imagesOfBytes, imagesOfWrites) => {
+  const attack = (actions: readonly Action[]) => attackWith(kind, actions);
+
   test('has a driver that gets as far as DMA and page requests', () => {
     const { names, zeroFlags, report } = attack([
       FLUSH,
@@ -132,9 +140,10 @@ describe('a hostile guest', () => {
   test('X6 that runs random bytes leaves nothing', () => {
     fc.assert(
       fc.property(fc.uint8Array({ minLength: 16, maxLength: 256 }), (code) => {
-        expectNothingLeft(start(executable(code), { kill: (instructions) => instructions >= 10_000 }));
+        const kill = (instructions: number): boolean => instructions >= 10_000;
+        expectNothingLeft(start(executable(code), { interface: kind, kill }));
       }),
-      { numRuns: 100 },
+      { numRuns: imagesOfBytes },
     );
   }, 120_000);
 
@@ -197,12 +206,12 @@ describe('a hostile guest', () => {
     const before = fc.constantFrom(driven, driven, driven, placed, []);
     fc.assert(
       fc.property(before, actions, (prefix, attempts) => {
-        const report = start(actionImage([...prefix, ...attempts]));
+        const report = start(actionImage([...prefix, ...attempts]), { interface: kind });
         expectNothingLeft(report);
         if (report.guest.exitStatus === 0) ended++;
       }),
-      { numRuns: 300 },
+      { numRuns: imagesOfWrites },
     );
-    expect(ended).toBeGreaterThan(100);
+    expect(ended).toBeGreaterThan(imagesOfWrites / 3);
   }, 120_000);
 });

@@ -5,14 +5,25 @@ const parse = (...args: string[]) => parseOptions(args, () => {});
 
 describe('command line', () => {
   test('without arguments runs two processes of 1 MiB', () => {
-    expect(parse()).toEqual({ processes: 2, bytes: 1 << 20, seed: 1, trace: false, json: false });
+    expect(parse()).toEqual({
+      processes: 2,
+      bytes: 1 << 20,
+      seed: 1,
+      interface: 'iommufd',
+      submit: 'both',
+      trace: false,
+      json: false,
+    });
   });
 
   test('reads every option', () => {
-    expect(parse('--processes', '4', '--bytes', '16M', '--seed', '7', '--trace', '--json')).toEqual({
+    const args = '--processes 4 --bytes 16M --seed 7 --interface iommufd --submit enqcmd --trace --json'.split(' ');
+    expect(parse(...args)).toEqual({
       processes: 4,
       bytes: 16 << 20,
       seed: 7,
+      interface: 'iommufd',
+      submit: 'enqcmd',
       trace: true,
       json: true,
     });
@@ -44,6 +55,9 @@ describe('command line', () => {
     ['--bytes', '65537'],
     ['--seed', '-3'],
     ['--seed', '4294967296'],
+    ['--interface', 'vfio'],
+    ['--submit', 'both,enqcmd'],
+    ['--submit', 'ENQCMD'],
     ['--nonsense', ''],
     ['stray', 'words'],
   ])('%s %s is refused in one line', (...args) => {
@@ -61,6 +75,8 @@ describe('command line', () => {
   test('--help prints the options and asks for nothing else', () => {
     let printed = '';
     expect(parseOptions(['--help'], (text) => (printed += text))).toBeNull();
-    for (const option of ['--processes', '--bytes', '--seed', '--trace', '--json']) expect(printed).toContain(option);
+    for (const option of ['processes', 'bytes', 'seed', 'interface', 'submit', 'trace', 'json']) {
+      expect(printed).toContain(`--${option}`);
+    }
   });
 });

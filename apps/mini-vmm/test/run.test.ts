@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { TraceEntry } from '../src/report/recorder.ts';
+import type { Report } from '../src/report/report.ts';
 import { type RunOptions, run } from '../src/run.ts';
 import {
   BREAK_PASID_CACHE_FLUSH,
@@ -9,31 +10,70 @@ import {
   BREAK_UNMAP_INVALIDATION,
   GUEST_EXIT_OK,
   guestMemoryBytes,
-  SUBMIT_ENQCMD,
-  SUBMIT_MOVDIR64B,
+  SUBMIT_MODES,
+  type SubmitMode,
 } from '../src/vmm/boot-info.ts';
+import { INTERFACES, type InterfaceKind } from '../src/vmm/interfaces/open.ts';
 
 const image = readFileSync(new URL('../guest/image/guest.elf', import.meta.url));
 const NOTHING = { pins: 0, pasids: 0, objects: 0, mappings: 0, frames: 0 };
 
-function boot(options: { processes?: number; bytes?: number; seed?: number; submit?: number; breakage?: number } = {}) {
+type Options = { processes?: number; bytes?: number; seed?: number; submit?: SubmitMode; breakage?: number };
+
+function startWith(kind: InterfaceKind, options: Options = {}, more: Partial<RunOptions> = {}): Report {
   const { processes = 2, bytes = 64 << 10, seed = 1, ...rest } = options;
-  return { ramBytes: guestMemoryBytes(processes), processes, bytesPerProcess: bytes, seed, ...rest };
+  const boot = { ramBytes: guestMemoryBytes(processes), processes, bytesPerProcess: bytes, seed, ...rest };
+  return run({ image, interface: kind, boot, ...more });
 }
 
-function start(options: Parameters<typeof boot>[0] = {}, more: Partial<RunOptions> = {}) {
-  return run({ image, boot: boot(options), ...more });
+type Outcome = { console: string; instructions: ReadonlySet<unknown>; report: Report };
+
+/** A run, what its guest printed, and the instructions that its processes submitted with. */
+function observe(kind: InterfaceKind, submit: SubmitMode): Outcome {
+  let text = '';
+  const instructions = new Set<unknown>();
+  const report = startWith(
+    kind,
+    { submit },
+    {
+      console: (byte) => (text += String.fromCharCode(byte)),
+      hear: ({ event }) => event.name === 'portal_write' && instructions.add(event['instruction']),
+    },
+  );
+  return { console: text, instructions, report };
 }
 
-describe('a run', () => {
-  test('goes through the eight steps and leaves nothing', () => {
-    const report = start();
-    expect(report.failures).toEqual([]);
-    expect(report.steps.map(({ missing }) => missing)).toEqual(new Array(8).fill(null));
-    expect(report.leftovers).toEqual(NOTHING);
-    expect(report.iommu.pageRequests).toBeGreaterThan(0);
-    expect(report.iommu.pageResponses).toBe(report.iommu.pageRequests);
-    expect(report.iommu.nestedWalks).toBeGreaterThan(0);
+describe.each(SUBMIT_MODES)('submitting by %s', (submit) => {
+  const outcomes = new Map<InterfaceKind, Outcome>();
+
+  test.each(INTERFACES)('works with %s: all eight steps, nothing left over, and no other instruction', (kind) => {
+    const outcome = observe(kind, submit);
+    outcomes.set(kind, outcome);
+    expect(outcome.report.failures).toEqual([]);
+    expect(outcome.report).toMatchObject({ ok: true, interface: kind, submit, leftovers: NOTHING });
+    expect(outcome.report.steps.map(({ missing }) => missing)).toEqual(new Array(8).fill(null));
+    expect([...outcome.instructions].sort()).toEqual(submit === 'both' ? ['enqcmd', 'movdir64b'] : [submit]);
+  });
+
+  test('is the same to the guest with every interface', () => {
+    const [first, ...others] = INTERFACES.map((kind) => outcomes.get(kind) ?? observe(kind, submit));
+    for (const { console, report } of others) {
+      expect(console).toBe(first!.console);
+      expect(report.guest).toEqual(first!.report.guest);
+      expect(Object.keys(report)).toEqual(Object.keys(first!.report));
+      expect(report.steps.map(({ title }) => title)).toEqual(first!.report.steps.map(({ title }) => title));
+    }
+  });
+});
+
+describe.each(INTERFACES)('a run with %s', (kind) => {
+  const start = (options: Options = {}, more: Partial<RunOptions> = {}) => startWith(kind, options, more);
+
+  test('goes through both stages, and answers every page request', () => {
+    const { iommu } = start();
+    expect(iommu.pageRequests).toBeGreaterThan(0);
+    expect(iommu.pageResponses).toBe(iommu.pageRequests);
+    expect(iommu.nestedWalks).toBeGreaterThan(0);
   });
 
   test('gives each of four processes a PASID of its own and verifies every byte', () => {
@@ -44,13 +84,6 @@ describe('a run', () => {
       expect(process.pageRequests).toBeGreaterThan(0);
       expect(process.faultsReported).toBeGreaterThan(0);
     }
-  });
-
-  test.each([
-    ['ENQCMD', SUBMIT_ENQCMD],
-    ['MOVDIR64B', SUBMIT_MOVDIR64B],
-  ])('works with %s alone', (_name, submit) => {
-    expect(start({ submit }).failures).toEqual([]);
   });
 
   test('is a function of its seed', () => {
@@ -99,7 +132,7 @@ describe('a run', () => {
     const portals: TraceEntry['event'][] = [];
     const submits = new Set<unknown>();
     start(
-      { submit: SUBMIT_ENQCMD },
+      { submit: 'enqcmd' },
       {
         hear: ({ layer, event }) => {
           if (event.name === 'portal_write') portals.push(event);
@@ -113,7 +146,9 @@ describe('a run', () => {
   });
 });
 
-describe('one thing broken', () => {
+describe.each(INTERFACES)('one thing broken with %s', (kind) => {
+  const start = (options: Options = {}, more: Partial<RunOptions> = {}) => startWith(kind, options, more);
+
   test('V1 without the PASID-cache flush the host never learns of the entry and the DMA is blocked', () => {
     const names: string[] = [];
     const report = start({ breakage: BREAK_PASID_CACHE_FLUSH }, { hear: ({ event }) => names.push(event.name) });
@@ -149,17 +184,19 @@ describe('one thing broken', () => {
 const SLICE = 2000;
 
 describe('the VM is killed', () => {
-  test.each([
-    [2, 50],
-    [4, 25],
+  test.each<[InterfaceKind, number, number]>([
+    ['iommufd', 2, 50],
+    ['iommufd', 4, 25],
+    ['ioasid', 2, 15],
+    ['gpasid', 2, 15],
   ])(
-    'X6 with %i processes, at %i random moments: nothing is left',
-    (processes, moments) => {
-      const { guest } = start({ processes });
+    'X6 with %s and %i processes, at %i random moments: nothing is left',
+    (kind, processes, moments) => {
+      const { guest } = startWith(kind, { processes });
       expect(guest.exitStatus).toBe(GUEST_EXIT_OK);
       fc.assert(
         fc.property(fc.integer({ min: 0, max: guest.instructions - SLICE }), (killAfter) => {
-          const report = start({ processes }, { kill: (instructions) => instructions >= killAfter });
+          const report = startWith(kind, { processes }, { kill: (instructions) => instructions >= killAfter });
           expect(report.failures[0]).toContain('killed');
           expect(report.leftovers).toEqual(NOTHING);
           expect(report.iommu.pageResponses).toBe(report.iommu.pageRequests);
@@ -170,22 +207,26 @@ describe('the VM is killed', () => {
     120_000,
   );
 
-  test('X6 while page requests wait for the guest: the host answers them, and nothing is left', () => {
-    for (let moment = 1; moment <= 1000; moment *= 10) {
-      let waiting = 0;
-      let chances = 0;
-      let killed = false;
-      const hear = ({ layer, event: { name } }: TraceEntry): void => {
-        if (layer === 'hw' && name === 'page_request') waiting++;
-        if (layer === 'hw' && name === 'page_response') waiting--;
-        if (name === 'page_response_forward') expect(killed).toBe(false);
-      };
-      const kill = (): boolean => (killed = waiting > 0 && ++chances === moment);
-      const report = start({ processes: 4, bytes: 1 << 20 }, { kill, hear });
-      expect(report.failures[0]).toContain('killed');
-      expect(waiting).toBe(0);
-      expect(report.leftovers).toEqual(NOTHING);
-      expect(report.iommu.pageResponses).toBe(report.iommu.pageRequests);
-    }
-  }, 120_000);
+  test.each(INTERFACES)(
+    'X6 with %s, while page requests wait for the guest: the host answers them',
+    (kind) => {
+      for (let moment = 1; moment <= 1000; moment *= 10) {
+        let waiting = 0;
+        let chances = 0;
+        let killed = false;
+        const hear = ({ layer, event: { name } }: TraceEntry): void => {
+          if (layer === 'hw' && name === 'page_request') waiting++;
+          if (layer === 'hw' && name === 'page_response') waiting--;
+          if (name === 'page_response_forward') expect(killed).toBe(false);
+        };
+        const kill = (): boolean => (killed = waiting > 0 && ++chances === moment);
+        const report = startWith(kind, { processes: 4, bytes: 1 << 20 }, { kill, hear });
+        expect(report.failures[0]).toContain('killed');
+        expect(waiting).toBe(0);
+        expect(report.leftovers).toEqual(NOTHING);
+        expect(report.iommu.pageResponses).toBe(report.iommu.pageRequests);
+      }
+    },
+    120_000,
+  );
 });

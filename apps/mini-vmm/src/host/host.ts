@@ -2,17 +2,23 @@
 
 import { type Machine, Trace } from '@iommukit/hw';
 import { type Device, Host as OperatingSystem, type Process } from '@iommukit/iommu-core';
-import { DeviceNodes, type IommufdEvent, type IommufdNode, registerIommufd, SystemCalls } from '@iommukit/iommufd';
+import { DeviceNodes, type IommufdEvent, IommufdNode, registerIommufd, SystemCalls } from '@iommukit/iommufd';
+import { registerIoasid, registerIoasidAllocation } from '@iommukit/iommufd/ioasid';
 import { Vfio } from '@iommukit/vfio';
+import type { DeviceNames } from '../vmm/dma-interface.ts';
+import type { InterfaceKind } from '../vmm/interfaces/open.ts';
 import { DSA_RID } from './machine.ts';
+import { pasidAuthority } from './pasid-authority.ts';
+import { VmPasidTable } from './pasid-table.ts';
+import { VirtualMachine } from './virtual-machine.ts';
 
 /** What is still held of the host's resources. */
 export type Usage = {
   /** Pins on frames. */
   readonly pins: number;
-  /** PASIDs that are authorised for a device or routed to a domain. */
+  /** PASIDs that are authorised for a device or routed to a domain, allocated, or parked. */
   readonly pasids: number;
-  /** Objects of open /dev/iommu files. */
+  /** Objects of open files that address spaces are made by, and guests' tables that are bound without any. */
   readonly objects: number;
   /** Regions mapped in address spaces, the processes' and the devices'. */
   readonly mappings: number;
@@ -29,8 +35,8 @@ const SETTLE = 1_000_000_000;
 
 export class Host extends OperatingSystem {
   readonly iommufdTrace: Trace<IommufdEvent>;
-  /** The accelerator's VFIO device. */
-  readonly devicePath: string;
+  /** By which programs get at the accelerator. */
+  readonly deviceNames: DeviceNames;
   private readonly accelerator: Device;
   private readonly spawned: Process[] = [];
   private readonly nodes = new DeviceNodes();
@@ -38,14 +44,31 @@ export class Host extends OperatingSystem {
   private readonly vfio: Vfio;
   private readonly ownFrames: number;
 
-  constructor(machine: Machine) {
+  /** Offers what programs need that use one of the kernel's interfaces for DMA: /dev/iommu by default. */
+  constructor(machine: Machine, kind: InterfaceKind = 'iommufd') {
     super(machine);
     this.iommufdTrace = new Trace<IommufdEvent>(machine.scheduler);
     this.ownFrames = machine.frames.allocated;
     this.accelerator = this.device(DSA_RID);
-    this.iommufd = registerIommufd(this.nodes, { kernel: this.kernel, trace: this.iommufdTrace });
-    this.vfio = new Vfio({ nodes: this.nodes });
-    this.devicePath = this.vfio.register(this.accelerator).path;
+    this.iommufd = this.registerFiles(kind);
+    this.vfio = new Vfio({ nodes: this.nodes, core: this.core, iommufd: this.iommufd });
+    const { path, group, name } = this.vfio.register(this.accelerator);
+    this.deviceNames = { path, groupPath: group.path, name };
+  }
+
+  /** The file that address spaces are made by. Gives what keeps its objects. */
+  private registerFiles(kind: InterfaceKind): IommufdNode {
+    const { kernel, nodes } = this;
+    const options = { kernel, trace: this.iommufdTrace };
+    switch (kind) {
+      case 'iommufd':
+        return registerIommufd(nodes, options);
+      case 'ioasid':
+        return registerIoasid(nodes, { ...options, rules: 'v2' }).iommufd;
+      case 'gpasid':
+        registerIoasidAllocation(nodes, { kernel, ioasids: this.core.ioasids });
+        return new IommufdNode(options);
+    }
   }
 
   /** A program's process: its system calls are all it has of the host. */
@@ -56,13 +79,28 @@ export class Host extends OperatingSystem {
     return new SystemCalls({ kernel, processes, process, nodes });
   }
 
+  /** A VM of a program's (Linux: KVM_CREATE_VM). It ends with the program's process. */
+  createVm(system: SystemCalls): VirtualMachine {
+    const { addressSpace } = system.process;
+    const { pasids, ioasids } = this.core;
+    const table = new VmPasidTable({ addressSpace, pasids, ioasids, authority: pasidAuthority(system) });
+    return new VirtualMachine({ memory: this.machine.memory, addressSpace, table });
+  }
+
   get usage(): Usage {
-    const { accelerator, processes, spawned, iommufd } = this;
+    const { accelerator, core, processes, spawned, iommufd } = this;
+    const { pasids } = core;
     const regions = spawned.reduce((count, { memory }) => count + (memory?.layout.length ?? 0), 0);
+    const named = new Set([
+      ...accelerator.authorizedPasids,
+      ...accelerator.group.pasidHandles.keys(),
+      ...pasids.parked,
+    ]);
+    const unnamed = pasids.size - [...named].filter((pasid) => pasids.has(pasid)).length;
     return {
       pins: processes.counts.pinned,
-      pasids: new Set([...accelerator.authorizedPasids, ...accelerator.group.pasidHandles.keys()]).size,
-      objects: iommufd.objects,
+      pasids: named.size + unnamed,
+      objects: iommufd.objects + core.guestPasids.size,
       mappings: iommufd.areas + regions,
     };
   }

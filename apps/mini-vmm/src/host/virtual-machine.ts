@@ -2,8 +2,9 @@
  * The host kernel's part of running a guest (Linux: KVM): guest memory slots over the VMM process's own memory, a
  * virtual CPU, and the VM's PASID translation table.
  *
- * The VM lives as long as its process. Slots hold no pins. A page of a slot is in the CPU's memory map while the process has it mapped; when the process's
- * mapping changes the page leaves the map, and the guest's next access to it asks the process for it again.
+ * The VM lives as long as its process. Slots hold no pins. A page of a slot is in the CPU's memory map while the process
+ * has it mapped; when the process's mapping changes the page leaves the map, and the guest's next access to it asks the
+ * process for it again.
  */
 
 import {
@@ -17,21 +18,30 @@ import {
 } from '@iommukit/hw';
 import { type AddressSpace, PfnRuns, SysError } from '@iommukit/iommu-core';
 import type { Hypervisor, MemorySlot } from '../vmm/hypervisor.ts';
+import type { VmPasidTable } from './pasid-table.ts';
 
 /** Pages that are asked of the process at a time when a slot is filled. */
 const FILL_PAGES = 4096;
 
+export type VirtualMachineOptions = {
+  memory: PhysicalMemory;
+  /** The VMM process's. */
+  addressSpace: AddressSpace;
+  table: VmPasidTable;
+};
+
 export class VirtualMachine implements Hypervisor {
+  readonly table: VmPasidTable;
   private readonly memory: PhysicalMemory;
   private readonly addressSpace: AddressSpace;
   private readonly slots: MemorySlot[] = [];
-  private readonly pasids = new Map<number, number>();
   private readonly vcpus: WasmCpu[] = [];
   private readonly runs = new PfnRuns();
 
-  constructor(memory: PhysicalMemory, addressSpace: AddressSpace) {
+  constructor({ memory, addressSpace, table }: VirtualMachineOptions) {
     this.memory = memory;
     this.addressSpace = addressSpace;
+    this.table = table;
     addressSpace.addNotifier({
       invalidate: (start, last) => this.invalidate(start, last),
       release: () => this.destroy(),
@@ -53,18 +63,22 @@ export class VirtualMachine implements Hypervisor {
   createVcpu(bus: CpuBus, interrupts: InterruptSource): WasmCpu {
     const guestFrames = Math.max(...this.slots.map(({ gpa, bytes }) => (gpa + bytes) / PAGE_SIZE));
     const vcpu = new WasmCpu({ memory: this.memory, bus: this.withSlots(bus), interrupts, guestFrames });
-    vcpu.setPasidTable(this.pasids);
+    vcpu.setPasidTable(this.table.entries);
     this.vcpus.push(vcpu);
     for (const slot of this.slots) this.fill(slot, 0, slot.bytes / PAGE_SIZE);
     return vcpu;
   }
 
-  mapPasid(guestPasid: number, hostPasid: number): void {
-    this.pasids.set(guestPasid, hostPasid);
+  mapPasid(guestPasid: number, hostPasid: number, authority: number): void {
+    this.table.mapPasid(guestPasid, hostPasid, authority);
   }
 
   unmapPasid(guestPasid: number): void {
-    this.pasids.delete(guestPasid);
+    this.table.unmapPasid(guestPasid);
+  }
+
+  followPasids(authority: number): void {
+    this.table.followPasids(authority);
   }
 
   /** Puts pages [first, first + pages) of a slot into every CPU's memory map. @throws {SysError} EFAULT */
@@ -93,7 +107,7 @@ export class VirtualMachine implements Hypervisor {
   private destroy(): void {
     for (const vcpu of this.vcpus.splice(0)) vcpu.dispose();
     this.slots.length = 0;
-    this.pasids.clear();
+    this.table.release();
   }
 
   private invalidate(start: bigint, last: bigint): void {

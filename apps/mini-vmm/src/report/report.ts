@@ -2,8 +2,9 @@
 
 import type { VtdCounters } from '@iommukit/hw';
 import type { Leftovers } from '../host/host.ts';
-import { type BootInfo, GUEST_BAD_REQUESTS } from '../vmm/boot-info.ts';
+import { type BootInfo, GUEST_BAD_REQUESTS, type SubmitMode } from '../vmm/boot-info.ts';
 import type { GuestFact } from '../vmm/guest-report.ts';
+import type { InterfaceKind } from '../vmm/interfaces/open.ts';
 import type { Step } from './steps.ts';
 
 export type ProcessReport = {
@@ -23,6 +24,10 @@ export type Report = {
   ok: boolean;
   /** Why not, in one line each. */
   failures: string[];
+  /** The kernel's interface for DMA that the VMM used. */
+  interface: InterfaceKind;
+  /** How the guest's processes submitted descriptors. */
+  submit: SubmitMode;
   guest: { instructions: number; exitStatus: number | null; processes: ProcessReport[] };
   iommu: {
     translations: number;
@@ -41,6 +46,7 @@ export type Report = {
 };
 
 export type RunFacts = {
+  interface: InterfaceKind;
   /** What the guest was asked for. */
   boot: BootInfo;
   facts: readonly GuestFact[];
@@ -88,7 +94,16 @@ export function makeReport(run: RunFacts): Report {
     if (missing !== null) failures.push(`step ${index + 1} did not happen: ${title} (no ${missing})`);
   });
   const guest = { instructions: Number(run.instructions), exitStatus, processes };
-  return { ok: failures.length === 0, failures, guest, iommu, leftovers, steps };
+  return {
+    ok: failures.length === 0,
+    failures,
+    interface: run.interface,
+    submit: boot.submit ?? 'both',
+    guest,
+    iommu,
+    leftovers,
+    steps,
+  };
 }
 
 function readProcess(fact: GuestFact): ProcessReport {

@@ -5,10 +5,9 @@ const MAGIC = 0x49564d47;
 const VERSION = 1;
 const BYTES = 48;
 
-/** How the guest's processes submit descriptors: SUBMIT_ values. */
-export const SUBMIT_BOTH = 0;
-export const SUBMIT_ENQCMD = 1;
-export const SUBMIT_MOVDIR64B = 2;
+/** How the guest's processes submit descriptors, each at its SUBMIT_ value; `both` is in turn. */
+export const SUBMIT_MODES = ['both', 'enqcmd', 'movdir64b'] as const;
+export type SubmitMode = (typeof SUBMIT_MODES)[number];
 
 /** What the guest's kernel does wrong on purpose: BREAK_ bits. */
 export const BREAK_PASID_CACHE_FLUSH = 1;
@@ -31,8 +30,8 @@ export type BootInfo = {
   /** Whole pages. */
   bytesPerProcess: number;
   seed: number;
-  /** SUBMIT_BOTH by default. */
-  submit?: number;
+  /** `both` by default. */
+  submit?: SubmitMode;
   /** BREAK_ bits; none by default. */
   breakage?: number;
   /** Counts of the local APIC timer in a second, before division; a count is a nanosecond by default. */
@@ -51,7 +50,7 @@ export function encodeBootInfo(info: BootInfo): Uint8Array {
   view.setUint32(4, VERSION, true);
   view.setBigUint64(8, BigInt(info.ramBytes), true);
   view.setUint32(16, info.processes, true);
-  view.setUint32(20, info.submit ?? SUBMIT_BOTH, true);
+  view.setUint32(20, SUBMIT_MODES.indexOf(info.submit ?? 'both'), true);
   view.setBigUint64(24, BigInt(info.bytesPerProcess), true);
   view.setBigUint64(32, BigInt(info.seed), true);
   view.setUint32(40, info.breakage ?? 0, true);

@@ -13,20 +13,23 @@ import {
   low32,
   type VtdFeatures,
 } from '@iommukit/hw';
-import { type HwInfoResult, IOMMU_HW_INFO_TYPE_INTEL_VTD, iommuHwInfoVtd, SysError } from '@iommukit/iommufd';
+import { SysError } from '@iommukit/iommufd';
+import type { HostUnit } from './dma-interface.ts';
 
 /** Guest PASIDs have at most this many bits, so that the host's for ENQCMD find room above. */
 const PASID_BITS = 15;
 
+/** Guest PASIDs are below this; host PASIDs that ENQCMD sends for them lie above, so the two never meet. */
+export function guestPasids({ pasidBits }: HostUnit): number {
+  return 2 ** Math.min(PASID_BITS, pasidBits - 1);
+}
+
 /** @throws {SysError} EOPNOTSUPP the host's unit cannot nest guest tables with PASIDs and page requests */
-export function guestFeatures(host: HwInfoResult): VtdFeatures {
-  const call = 'IOMMU_GET_HW_INFO';
-  if (host.type !== IOMMU_HW_INFO_TYPE_INTEL_VTD) throw new SysError('EOPNOTSUPP', call, 'the host has no VT-d unit');
-  const { ecapReg } = iommuHwInfoVtd.read(host.data, 0);
-  const lo = low32(ecapReg);
-  const hi = high32(ecapReg);
-  if ((lo & ECAP_LO_NEST) === 0 || (lo & ECAP_LO_PRS) === 0 || (hi & ECAP_HI_PASID) === 0 || host.maxPasidLog2 < 2) {
-    throw new SysError('EOPNOTSUPP', call, 'the host cannot nest guest tables with PASIDs and page requests');
+export function guestFeatures(host: HostUnit): VtdFeatures {
+  const lo = low32(host.ecap);
+  const hi = high32(host.ecap);
+  if ((lo & ECAP_LO_NEST) === 0 || (lo & ECAP_LO_PRS) === 0 || (hi & ECAP_HI_PASID) === 0 || host.pasidBits < 2) {
+    throw new SysError('EOPNOTSUPP', 'vmm', 'the host cannot nest guest tables with PASIDs and page requests');
   }
   return {
     ...DEFAULT_FEATURES,
@@ -39,7 +42,7 @@ export function guestFeatures(host: HwInfoResult): VtdFeatures {
     interruptRemapping: false,
     extendedInterruptMode: false,
     abortDma: false,
-    pasidBits: Math.min(PASID_BITS, host.maxPasidLog2 - 1),
+    pasidBits: Math.log2(guestPasids(host)),
     executeRequests: (lo & ECAP_LO_ERS) !== 0,
     supervisorRequests: (lo & ECAP_LO_SRS) !== 0,
     noWriteFlag: (hi & ECAP_HI_NWFS) !== 0,

@@ -12,13 +12,12 @@ import {
   ExpressCapability,
   type MmioHandler,
   MsixCapability,
-  NO_PASID,
   PageRequestInterface,
   PasidCapability,
   PciFunction,
 } from '@iommukit/hw';
 import { POLLIN, SysError, type SystemCalls } from '@iommukit/iommufd';
-import { VFIO_PCI_MSIX_IRQ_INDEX, VfioDeviceClient } from '@iommukit/vfio';
+import { VFIO_PCI_MSIX_IRQ_INDEX, type VfioDeviceClient } from '@iommukit/vfio';
 
 const COMMAND = 0x04;
 const COMMAND_MEMORY = 1 << 1;
@@ -27,54 +26,25 @@ const CAPABILITY_POINTER = 0x34;
 const CAPABILITY_MSIX = 0x11;
 const BARS = 6;
 
-/** The host's half: the device behind VFIO. */
-export class PassthroughDevice {
-  readonly vfio: VfioDeviceClient;
-  /** The device's id in /dev/iommu. */
-  readonly id: number;
-  private readonly system: SystemCalls;
-
-  /** Opens the device at `path` and binds it to the /dev/iommu open as `iommufd`. @throws {SysError} */
-  constructor(system: SystemCalls, path: string, iommufd: number) {
-    this.system = system;
-    this.vfio = new VfioDeviceClient(system, system.open(path));
-    this.id = this.vfio.bind(iommufd);
-  }
-
-  /** Routes requests with `pasid`, or those without, to a hardware page table; what was there is replaced. */
-  attach(hwpt: number, pasid: number = NO_PASID): void {
-    this.vfio.attach(hwpt, pasid === NO_PASID ? {} : { pasid });
-  }
-
-  /** Blocks requests with `pasid`, or those without. */
-  detach(pasid: number): void {
-    this.vfio.detach(pasid === NO_PASID ? {} : { pasid });
-  }
-
-  close(): void {
-    this.system.close(this.vfio.fd);
-  }
-}
-
 /** Hears of 64-byte writes to the device. */
 export type PortalWatcher = (instruction: 'enqcmd' | 'movdir64b', data: Uint8Array, accepted: boolean) => void;
 
 export type PassthroughOptions = {
-  device: PassthroughDevice;
+  /** The real one. */
+  vfio: VfioDeviceClient;
   system: SystemCalls;
   /** Width of the PASIDs shown to the guest. */
   pasidBits: number;
   onPortalWrite: PortalWatcher;
 };
 
-/** The guest's half: a function on the guest's bus. */
 export class PassthroughFunction extends PciFunction {
   private readonly options: PassthroughOptions;
   /** Eventfds of the real interrupts, by vector. */
   private readonly triggers: number[] = [];
 
   constructor(options: PassthroughOptions) {
-    const { vfio } = options.device;
+    const { vfio } = options;
     super({
       vendorId: vfio.readConfig(0x00, 2),
       deviceId: vfio.readConfig(0x02, 2),
@@ -111,18 +81,18 @@ export class PassthroughFunction extends PciFunction {
   }
 
   protected override onReset(): void {
-    attempt(() => this.options.device.vfio.reset(), undefined);
+    attempt(() => this.options.vfio.reset(), undefined);
     this.forwardCommand();
   }
 
   /** Bus mastering is the guest's decision; memory decode of the real device stays on, for the VMM's windows. */
   private forwardCommand(): void {
     const master = this.config.read(COMMAND, 2) & COMMAND_MASTER;
-    this.options.device.vfio.writeConfig(COMMAND, 2, COMMAND_MEMORY | master);
+    this.options.vfio.writeConfig(COMMAND, 2, COMMAND_MEMORY | master);
   }
 
   private addRealBar(index: number): void {
-    const { vfio } = this.options.device;
+    const { vfio } = this.options;
     const size = Number(vfio.regionInfo(index).size);
     if (size === 0) return;
     const low = vfio.readConfig(0x10 + 4 * index, 4);
@@ -131,8 +101,7 @@ export class PassthroughFunction extends PciFunction {
   }
 
   private barHandler(index: number, size: number): MmioHandler {
-    const { device, system, onPortalWrite } = this.options;
-    const { vfio } = device;
+    const { vfio, system, onPortalWrite } = this.options;
     const word = new Uint8Array(8);
     const view = new DataView(word.buffer);
     const memory = system.process.memory!;
@@ -165,8 +134,7 @@ export class PassthroughFunction extends PciFunction {
 
   /** The guest's table lies where the real one does, over the VMM's own; the real vectors signal eventfds. */
   private addMsix(): void {
-    const { device, system } = this.options;
-    const { vfio } = device;
+    const { vfio, system } = this.options;
     const { count } = vfio.irqInfo(VFIO_PCI_MSIX_IRQ_INDEX);
     const at = this.findRealCapability(CAPABILITY_MSIX);
     if (count === 0 || at === 0) return;
@@ -185,7 +153,7 @@ export class PassthroughFunction extends PciFunction {
   }
 
   private findRealCapability(id: number): number {
-    const { vfio } = this.options.device;
+    const { vfio } = this.options;
     let at = vfio.readConfig(CAPABILITY_POINTER, 1);
     for (let seen = 0; at >= 0x40 && seen < 48; seen++) {
       if (vfio.readConfig(at, 1) === id) return at;

@@ -22,7 +22,6 @@ import {
 } from '@iommukit/hw';
 import { SysError } from '@iommukit/iommufd';
 import { type ContextEntry, type PasidEntry, presentPasids, readContext, readPasidEntry } from './guest-tables.ts';
-import type { Hypervisor } from './hypervisor.ts';
 import { type Stage1Host, Stage1Shadow } from './stage1-shadow.ts';
 
 export type VirtualIommuOptions = Stage1Host & {
@@ -30,22 +29,18 @@ export type VirtualIommuOptions = Stage1Host & {
   memory: MemoryPort;
   /** The function's requester id in the guest. */
   guestRid: number;
-  hypervisor: Pick<Hypervisor, 'mapPasid' | 'unmapPasid'>;
 };
 
 export class VirtualIommu implements VtdBackend {
   private readonly options: VirtualIommuOptions;
   /** By guest PASID; NO_PASID for requests without one. */
   private readonly shadows = new Map<number, Stage1Shadow>();
-  /** Guest PASIDs lie below this; the host PASID that ENQCMD sends for one lies above, so the two never meet. */
-  private readonly pasidsShown: number;
   private rootTable: bigint | null = null;
   private translating = false;
 
   constructor(options: VirtualIommuOptions) {
     this.options = options;
-    this.pasidsShown = 2 ** options.features.pasidBits;
-    options.device.attach(options.parentHwpt);
+    options.dma.reachMemory(null);
   }
 
   /** True when the guest's own entry of `pasid` is present, whatever the host has for it. */
@@ -144,39 +139,31 @@ export class VirtualIommu implements VtdBackend {
     const { memory } = this.options;
     const entry = context?.pasidEnabled ? readPasidEntry(memory, context, pasid) : null;
     if (entry === null) this.clear(pasid);
-    else this.set({ pasid, hostPasid: this.pasidsShown + pasid }, entry);
+    else this.set(pasid, entry);
   }
 
   /** Requests without PASID reach guest physical addresses, or what the entry of RID_PASID says, or nothing. */
   private syncRequester(context: ContextEntry | null): void {
-    const { device, memory, parentHwpt } = this.options;
+    const { dma, memory } = this.options;
     const entry = context === null ? null : readPasidEntry(memory, context, context.ridPasid);
     const passThrough = entry !== null && fieldGet(PASID0_PGTT, entry[0]!) === PGTT_PASS_THROUGH;
     if (!this.translating || passThrough) {
       try {
-        device.attach(parentHwpt);
+        dma.reachMemory(this.shadows.get(NO_PASID)?.stage1 ?? null);
+        this.shadows.delete(NO_PASID);
       } catch (error) {
         this.refuse(NO_PASID, error);
-        device.detach(NO_PASID);
-        return;
       }
-      this.shadows.get(NO_PASID)?.release();
-      this.shadows.delete(NO_PASID);
-    } else if (entry !== null) this.set({ pasid: NO_PASID, hostPasid: NO_PASID }, entry);
-    else {
-      this.clear(NO_PASID);
-      device.detach(NO_PASID);
-    }
+    } else if (entry !== null) this.set(NO_PASID, entry);
+    else this.clear(NO_PASID);
   }
 
-  private set(place: { pasid: number; hostPasid: number }, entry: PasidEntry): void {
+  private set(pasid: number, entry: PasidEntry): void {
     const { options, shadows } = this;
-    const { pasid, hostPasid } = place;
     const old = shadows.get(pasid) ?? null;
     if (old?.matches(entry)) return;
     try {
-      shadows.set(pasid, new Stage1Shadow(options, place, entry, old));
-      if (hostPasid !== NO_PASID) options.hypervisor.mapPasid(pasid, hostPasid);
+      shadows.set(pasid, new Stage1Shadow(options, pasid, entry, old));
     } catch (error) {
       this.refuse(pasid, error);
     }
@@ -192,18 +179,16 @@ export class VirtualIommu implements VtdBackend {
 
   /** Nothing reaches memory through `pasid` on return. */
   private clear(pasid: number): void {
-    const shadow = this.shadows.get(pasid);
-    if (shadow === undefined) return;
-    this.options.hypervisor.unmapPasid(pasid);
+    this.shadows.get(pasid)?.destroy();
     this.shadows.delete(pasid);
-    shadow.destroy();
+    if (pasid === NO_PASID) this.options.dma.block();
   }
 
   /** The guest's context entry of the function, while translation is on; PASIDs beyond the width shown do not exist. */
   private context(): ContextEntry | null {
-    const { memory, guestRid } = this.options;
+    const { memory, guestRid, features } = this.options;
     if (!this.translating || this.rootTable === null) return null;
     const context = readContext(memory, this.rootTable, guestRid);
-    return context === null ? null : { ...context, pasids: Math.min(context.pasids, this.pasidsShown) };
+    return context === null ? null : { ...context, pasids: Math.min(context.pasids, 2 ** features.pasidBits) };
   }
 }

@@ -13,13 +13,15 @@ import {
   type TraceSink,
   VtdRegisterFile,
 } from '@iommukit/hw';
-import { IommufdClient, type SystemCalls } from '@iommukit/iommufd';
+import type { SystemCalls } from '@iommukit/iommufd';
 import { type BootInfo, encodeBootInfo } from './boot-info.ts';
+import type { DeviceNames, DmaInterface } from './dma-interface.ts';
 import { guestFeatures } from './guest-features.ts';
 import { type GuestFact, GuestReport } from './guest-report.ts';
 import type { Hypervisor } from './hypervisor.ts';
+import { type InterfaceKind, openDma } from './interfaces/open.ts';
 import { loadGuest } from './loader.ts';
-import { PassthroughDevice, PassthroughFunction } from './passthrough.ts';
+import { PassthroughFunction } from './passthrough.ts';
 import { GUEST_VTD_BASE, Platform } from './platform.ts';
 import type { VmmEvent } from './trace.ts';
 import { VirtualIommu } from './virtual-iommu.ts';
@@ -32,8 +34,10 @@ const COMMAND_PASID = 0xfffff;
 export type VmmOptions = {
   system: SystemCalls;
   hypervisor: Hypervisor;
-  /** The accelerator's VFIO device. */
-  devicePath: string;
+  /** The kernel's interface for DMA. */
+  interface: InterfaceKind;
+  /** The accelerator. */
+  device: DeviceNames;
   /** The guest's ELF image. */
   image: Uint8Array;
   boot: BootInfo;
@@ -52,8 +56,7 @@ export class Vmm {
   /** The time that the guest's hardware lives in: it follows the host's clock, in `pump` and nowhere else. */
   private readonly scheduler: Scheduler = new Scheduler();
   private readonly platform: Platform;
-  private readonly iommufd: IommufdClient;
-  private readonly device: PassthroughDevice;
+  private readonly dma: DmaInterface;
   private readonly function: PassthroughFunction;
   private readonly virtualIommu: VirtualIommu;
   private readonly memoryAddress: bigint;
@@ -83,25 +86,18 @@ export class Vmm {
     });
     const { apic, fabric } = this.platform;
 
-    this.iommufd = new IommufdClient(system, system.open('/dev/iommu'));
-    const ioas = this.iommufd.ioasAlloc();
-    this.iommufd.ioasMap({ ioasId: ioas, userVa: this.memoryAddress, length: boot.ramBytes, iova: 0 });
-    this.device = new PassthroughDevice(system, options.devicePath, this.iommufd.fd);
-    const features = guestFeatures(this.iommufd.hwInfo(this.device.id));
-    const parentHwpt = this.iommufd.hwptAllocPaging({
-      deviceId: this.device.id,
-      ioasId: ioas,
-      nestParent: true,
-      pasid: true,
+    this.dma = openDma(options.interface, {
+      system,
+      hypervisor,
+      device: options.device,
+      memory: { address: this.memoryAddress, bytes: boot.ramBytes },
     });
+    const features = guestFeatures(this.dma.unit);
     this.virtualIommu = new VirtualIommu({
-      iommufd: this.iommufd,
-      device: this.device,
-      parentHwpt,
+      dma: this.dma,
       memory,
       guestRid: GUEST_RID,
       features,
-      hypervisor,
       enqueuePageRequest: (request) => unit.enqueuePageRequest(request),
       trace,
     });
@@ -114,7 +110,7 @@ export class Vmm {
     });
     memory.mapMmio(GUEST_VTD_BASE / PAGE_SIZE, 1, unit);
     this.function = new PassthroughFunction({
-      device: this.device,
+      vfio: this.dma.vfio,
       system,
       pasidBits: features.pasidBits,
       onPortalWrite: (instruction, data, accepted) => this.tracePortal(instruction, data, accepted),
@@ -166,8 +162,7 @@ export class Vmm {
     const { system } = this.options;
     this.virtualIommu.reset();
     this.function.close();
-    this.device.close();
-    system.close(this.iommufd.fd);
+    this.dma.close();
     system.munmap(this.memoryAddress, this.options.boot.ramBytes);
   }
 

@@ -1,6 +1,7 @@
 import { type CpuBus, FrameAllocator, type GuestCpu, PhysicalMemory, Scheduler } from '@iommukit/hw';
-import { Kernel, Processes, SysError } from '@iommukit/iommu-core';
+import { type AddressSpace, GlobalPasids, Ioasids, Kernel, Processes, SysError } from '@iommukit/iommu-core';
 import { describe, expect, test } from 'vitest';
+import { VmPasidTable } from '../../src/host/pasid-table.ts';
 import { VirtualMachine } from '../../src/host/virtual-machine.ts';
 
 const PAGES = 16;
@@ -17,6 +18,13 @@ const bus: CpuBus = {
   writePort() {},
 };
 
+/** One that takes what it is told. */
+function pasidTable(kernel: Kernel, addressSpace: AddressSpace): VmPasidTable {
+  const pasids = new GlobalPasids(kernel);
+  const authority = { checkPasid() {}, checkSet() {} };
+  return new VmPasidTable({ addressSpace, pasids, ioasids: new Ioasids({ kernel, pasids }), authority });
+}
+
 function setUp() {
   const physical = new PhysicalMemory({ ramBytes: 16 << 20 });
   const interrupts = { allocate: () => ({ address: 0n, data: 0 }), free() {} };
@@ -25,7 +33,9 @@ function setUp() {
   const processes = new Processes(kernel);
   const memory = processes.spawn().memory!;
   const hva = memory.map({ length: PAGES * 4096, protection: 3 });
-  return { memory, hva, machine: new VirtualMachine(physical, memory), kernel, physical, processes };
+  const createVm = (addressSpace: AddressSpace) =>
+    new VirtualMachine({ memory: physical, addressSpace, table: pasidTable(kernel, addressSpace) });
+  return { memory, hva, machine: createVm(memory), kernel, createVm, processes };
 }
 
 /** Copies the quadword at guest `from` to guest `to`; the tables are an identity map of the first 2 MiB. */
@@ -95,11 +105,11 @@ describe('a memory slot', () => {
   });
 
   test('and a CPU can be had again and again, because each process takes its own along', () => {
-    const { physical, processes } = setUp();
+    const { createVm, processes } = setUp();
     for (let time = 0; time < 100; time++) {
       const process = processes.spawn();
       const memory = process.memory!;
-      const machine = new VirtualMachine(physical, memory);
+      const machine = createVm(memory);
       machine.addSlot({ gpa: 0, bytes: 4096, hva: memory.map({ length: 4096, protection: 3 }) });
       machine.createVcpu(bus, { pending: () => -1, acknowledge() {} });
       process.exit();

@@ -117,9 +117,8 @@ export const placed: readonly Action[] = [
   write32(CONFIG + CONFIG_MSIX, 0x8000_0000 | 0x11),
 ];
 
-/** The accelerator with one shared queue, and the unit with the tables of one PASID, which nobody has flushed yet. */
-export const driven: readonly Action[] = [
-  ...placed,
+/** The accelerator with one shared queue. */
+export const sharedQueue: readonly Action[] = [
   write32(REGISTERS + DSA_REGISTER.genctrl, 1),
   write32(REGISTERS + DSA_REGISTER.grpcfg, 1),
   write32(REGISTERS + DSA_REGISTER.grpcfg + 0x20, 1),
@@ -131,6 +130,13 @@ export const driven: readonly Action[] = [
   write32(REGISTERS + DSA_REGISTER.cmd, DSA_COMMAND.enableDevice << 20),
   spin(2000),
   write32(REGISTERS + DSA_REGISTER.cmd, DSA_COMMAND.enableQueue << 20),
+  spin(2000),
+];
+
+/** The same, and the unit with the tables of one PASID, which nobody has flushed yet. */
+export const driven: readonly Action[] = [
+  ...placed,
+  ...sharedQueue,
   ...fill(FILL, 0x20_8000),
   ...fill(FILL_UNMAPPED, UNMAPPED),
   write64(ROOT, CONTEXTS | 1),

@@ -4,11 +4,12 @@
  */
 
 import { PAGE_SIZE, PhysicalMemory, Scheduler, Trace, VtdRegisterFile } from '@iommukit/hw';
-import { IommufdClient } from '@iommukit/iommufd';
+import type { SystemCalls } from '@iommukit/iommufd';
 import { Host, type Leftovers } from '../../src/host/host.ts';
 import { hostMachine } from '../../src/host/machine.ts';
+import type { DmaInterface } from '../../src/vmm/dma-interface.ts';
 import { guestFeatures } from '../../src/vmm/guest-features.ts';
-import { PassthroughDevice } from '../../src/vmm/passthrough.ts';
+import { type InterfaceKind, openDma } from '../../src/vmm/interfaces/open.ts';
 import type { VmmEvent } from '../../src/vmm/trace.ts';
 import { VirtualIommu } from '../../src/vmm/virtual-iommu.ts';
 
@@ -16,15 +17,14 @@ export const GUEST_BYTES: number = 4 << 20;
 export const GUEST_RID = 0x10;
 
 export class VirtualUnit {
-  readonly host: Host = new Host(hostMachine(32 << 20));
+  readonly host: Host;
   /** Guest physical memory. */
   readonly memory: PhysicalMemory;
   readonly registers: VtdRegisterFile;
   readonly iommu: VirtualIommu;
-  readonly device: PassthroughDevice;
-  readonly iommufd: IommufdClient;
+  readonly dma: DmaInterface;
   /** Guest PASIDs that ENQCMD can use, and the host's for each. */
-  readonly enqcmd: Map<number, number> = new Map();
+  readonly enqcmd: ReadonlyMap<number, number>;
   readonly pasidBits: number;
   /** Guest PASIDs that the trace says are shadowed, NO_PASID among them. */
   readonly shadowed: Set<number> = new Set();
@@ -32,12 +32,15 @@ export class VirtualUnit {
   readonly refusals: string[] = [];
   /** Interrupt messages of the unit. */
   messages = 0;
-  private readonly system = this.host.spawn('vmm');
+  private readonly system: SystemCalls;
   private readonly scheduler = new Scheduler();
   private readonly trace = new Trace<VmmEvent>(this.scheduler);
 
-  constructor() {
-    const { system, host } = this;
+  constructor(kind: InterfaceKind = 'iommufd') {
+    const host = new Host(hostMachine(32 << 20), kind);
+    const system = host.spawn('vmm');
+    this.host = host;
+    this.system = system;
     this.trace.listen((event) => {
       if (event.name === 'shadow_set') this.shadowed.add(event.pasid);
       if (event.name === 'shadow_clear') this.shadowed.delete(event.pasid);
@@ -50,29 +53,21 @@ export class VirtualUnit {
       read: (offset, into) => addressSpace.read(hva + BigInt(offset), into),
       write: (offset, from) => addressSpace.write(hva + BigInt(offset), from),
     });
-    this.iommufd = new IommufdClient(system, system.open('/dev/iommu'));
-    const ioasId = this.iommufd.ioasAlloc();
-    this.iommufd.ioasMap({ ioasId, userVa: hva, length: GUEST_BYTES, iova: 0 });
-    this.device = new PassthroughDevice(system, host.devicePath, this.iommufd.fd);
-    const features = guestFeatures(this.iommufd.hwInfo(this.device.id));
-    this.pasidBits = features.pasidBits;
-    const parentHwpt = this.iommufd.hwptAllocPaging({
-      deviceId: this.device.id,
-      ioasId,
-      nestParent: true,
-      pasid: true,
+    const hypervisor = host.createVm(system);
+    this.enqcmd = hypervisor.table.entries;
+    this.dma = openDma(kind, {
+      system,
+      hypervisor,
+      device: host.deviceNames,
+      memory: { address: hva, bytes: GUEST_BYTES },
     });
+    const features = guestFeatures(this.dma.unit);
+    this.pasidBits = features.pasidBits;
     this.iommu = new VirtualIommu({
-      iommufd: this.iommufd,
-      device: this.device,
-      parentHwpt,
+      dma: this.dma,
       memory: this.memory,
       guestRid: GUEST_RID,
       features,
-      hypervisor: {
-        mapPasid: (guest, hostPasid) => this.enqcmd.set(guest, hostPasid),
-        unmapPasid: (guest) => this.enqcmd.delete(guest),
-      },
       enqueuePageRequest: (request) => this.registers.enqueuePageRequest(request),
       trace: this.trace,
     });
