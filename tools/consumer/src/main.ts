@@ -12,6 +12,8 @@ import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../../..', import.meta.url));
 const packages = ['hw', 'iommu-core', 'iommufd', 'vfio'];
+/** What a program can import: the packages and their sub-paths. */
+const entries = [...packages, 'iommufd/ioasid'];
 const project = mkdtempSync(join(tmpdir(), 'iommukit-consumer-'));
 
 function run(cwd: string, command: string, ...args: string[]): void {
@@ -45,7 +47,7 @@ function writeExamples(): string[] {
   const source = join(project, 'src');
   mkdirSync(source);
   const names = ['packages'];
-  writeFileSync(join(source, 'packages.ts'), packages.map((name) => `import '@iommukit/${name}';\n`).join(''));
+  writeFileSync(join(source, 'packages.ts'), entries.map((name) => `import '@iommukit/${name}';\n`).join(''));
   const pages = readdirSync(join(root, 'docs')).filter((file) => file.endsWith('.md'));
   const readmes = packages.map((name) => `packages/${name}/README.md`);
   for (const page of ['README.md', ...readmes, ...pages.map((file) => `docs/${file}`)]) {
