@@ -1,5 +1,6 @@
 /** One attachment of a domain to a group (Linux: struct iommu_attach_handle). */
 
+import type { Device } from './device.ts';
 import type { Domain } from './domain.ts';
 
 /**
@@ -8,6 +9,9 @@ import type { Domain } from './domain.ts';
  */
 export type AttachHandle = {
   readonly domain: Domain;
-  /** Of an auxiliary domain: while it is attached at a PASID, nothing can be attached to the group as a whole. */
-  readonly auxiliary?: boolean;
+  /**
+   * Of an auxiliary domain: how often it is attached to each device. While it is attached at a PASID, nothing can be
+   * attached to the group as a whole.
+   */
+  readonly auxiliary?: ReadonlyMap<Device, number>;
 };

@@ -136,7 +136,7 @@ function checkAuxiliary(group: IommuGroup, domain: Domain, call: string): void {
     throw new SysError('EPERM', call, `${strict.name} takes auxiliary domains only, not domain ${domain.id}`);
   }
   for (const [pasid, { auxiliary, domain: other }] of group.pasidHandles) {
-    if (auxiliary !== true) continue;
+    if (auxiliary === undefined) continue;
     throw new SysError('EBUSY', call, `aux domain ${other.id} is attached to group ${group.id} at PASID ${pasid}`);
   }
 }

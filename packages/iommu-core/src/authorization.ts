@@ -5,6 +5,9 @@
  * entry is cleared and drained before the call returns.
  *
  * An ordinary attachment (pasid-attach.ts) makes and removes both halves at once.
+ *
+ * A change waits for hardware, and queued work that runs meanwhile may make others. It may take halves away, which
+ * cannot be refused: whoever adds one looks again when it has waited. It may not add any at the same PASID (EBUSY).
  */
 
 import type { AttachHandle } from './attach-handle.ts';
@@ -25,19 +28,26 @@ export function authorizePasid(device: Device, pasid: number): void {
   if (device.authorizedPasids.has(pasid)) {
     throw new SysError('EBUSY', call, `${device.name} is authorised for PASID ${pasid}`);
   }
-  const handle = device.group.pasidHandles.get(pasid);
-  if (handle !== undefined) moveDevices([device], pasid, handle.domain, null);
-  device.authorizedPasids.add(pasid);
+  const { group } = device;
+  const handle = group.pasidHandles.get(pasid);
+  changePasid(group, pasid, () => {
+    if (handle !== undefined) moveDevices([device], pasid, handle.domain, null);
+    device.authorizedPasids.add(pasid);
+    if (handle !== undefined && group.pasidHandles.get(pasid) !== handle) blockDevices([device], pasid, handle.domain);
+  });
   if (device.trace.enabled) device.trace.emit({ name: 'authorize_pasid', rid: device.rid, pasid });
 }
 
 /** DMA of `device` with `pasid` is blocked, and its page requests are answered, on return. Never fails. */
 export function deauthorizePasid(device: Device, pasid: number): void {
   if (!device.authorizedPasids.delete(pasid)) return;
-  const handle = device.group.pasidHandles.get(pasid);
+  const { group } = device;
+  const handle = group.pasidHandles.get(pasid);
   if (handle !== undefined) {
-    blockDevices([device], pasid, handle.domain);
-    device.faults.dismiss(handle, pasid);
+    changePasid(group, pasid, () => {
+      blockDevices([device], pasid, handle.domain);
+      device.faults.dismiss(handle, pasid);
+    });
   }
   if (device.trace.enabled) device.trace.emit({ name: 'deauthorize_pasid', rid: device.rid, pasid });
 }
@@ -52,17 +62,37 @@ export function routePasid(group: IommuGroup, pasid: number, handle: AttachHandl
   checkPasidDomain(group, handle.domain, call);
   checkPasid(group, pasid, call);
   if (group.pasidHandles.has(pasid)) throw new SysError('EBUSY', call, `PASID ${pasid} is routed`);
-  moveDevices(authorizedDevices(group, pasid), pasid, handle.domain, null);
-  group.pasidHandles.set(pasid, handle);
+  const devices = authorizedDevices(group, pasid);
+  changePasid(group, pasid, () => {
+    moveDevices(devices, pasid, handle.domain, null);
+    group.pasidHandles.set(pasid, handle);
+    const left = devices.filter((device) => !device.authorizedPasids.has(pasid));
+    blockDevices(left, pasid, handle.domain);
+  });
 }
 
 /** Takes the route away: DMA of every device with `pasid` is blocked on return. Never fails. */
 export function unroutePasid(group: IommuGroup, pasid: number): void {
   const handle = group.pasidHandles.get(pasid);
   if (handle === undefined) return;
-  blockDevices(authorizedDevices(group, pasid), pasid, handle.domain);
-  group.pasidHandles.delete(pasid);
-  for (const device of group.devices) device.faults.dismiss(handle, pasid);
+  changePasid(group, pasid, () => {
+    blockDevices(authorizedDevices(group, pasid), pasid, handle.domain);
+    if (group.pasidHandles.get(pasid) === handle) group.pasidHandles.delete(pasid);
+    for (const device of group.devices) device.faults.dismiss(handle, pasid);
+  });
+}
+
+/** Carries a change of a PASID's halves out; while it waits for hardware the PASID is named, and no half of it is added. */
+export function changePasid(group: IommuGroup, pasid: number, change: () => void): void {
+  const { changing } = group;
+  changing.set(pasid, (changing.get(pasid) ?? 0) + 1);
+  try {
+    change();
+  } finally {
+    const left = changing.get(pasid)! - 1;
+    if (left > 0) changing.set(pasid, left);
+    else changing.delete(pasid);
+  }
 }
 
 /** Devices of the group that may issue `pasid`. */
@@ -93,6 +123,7 @@ export function checkPasid(group: IommuGroup, pasid: number, call: string): void
   if (group.ridScope === 'all-pasids') {
     throw new SysError('EINVAL', call, `domain ${group.domain.id} takes every PASID of group ${group.id}`);
   }
+  if (group.changing.has(pasid)) throw new SysError('EBUSY', call, `PASID ${pasid} of group ${group.id} is changing`);
 }
 
 /** Moves all devices to `domain`, or leaves all at `old` (null: nothing). @throws {SysError} the driver's errors */

@@ -7,7 +7,8 @@
  * and authorised for each device. What is kept here is what the proposal adds: the PASID that a domain has on all its
  * devices, from its first attach to its last detach, and how often it is attached to each.
  *
- * Not as VT-d had it: a PASID that is given back is forgotten; a device that cannot issue a domain's PASID is refused;
+ * Not as VT-d had it: a PASID that is given back is forgotten, and told for devices of the domain only; a device that
+ * cannot issue a domain's PASID is refused;
  * disabling the feature is refused while domains are attached; and it is these, not the feature, that keep a domain
  * from being attached to the whole device (attach.ts).
  */
@@ -23,7 +24,7 @@ import type { IommuGroup } from './group.ts';
 import { isUnused } from './pasid-attach.ts';
 
 /** A domain in one group: how often it is attached to each device. */
-type AuxHandle = AttachHandle & { readonly users: Map<Device, number> };
+type AuxHandle = AttachHandle & { readonly auxiliary: Map<Device, number> };
 
 type AuxDomain = { readonly pasid: number; readonly groups: Map<IommuGroup, AuxHandle> };
 
@@ -50,14 +51,16 @@ export class AuxDomains {
     }
     checkKernelOwned(device, call);
     checkPasidDomain(device.group, domain, call);
-    const own = this.attached.get(domain) ?? { pasid: this.allocate(device, call), groups: new Map() };
+    const own = this.attached.get(domain) ?? this.open(domain, device, call);
     try {
       enter(own, domain, device, call);
     } catch (error) {
-      if (own.groups.size === 0) this.pasids.free(own.pasid);
+      if (own.groups.size === 0 && this.attached.get(domain) === own) {
+        this.attached.delete(domain);
+        this.pasids.free(own.pasid);
+      }
       throw error;
     }
-    this.attached.set(domain, own);
   }
 
   /**
@@ -66,7 +69,7 @@ export class AuxDomains {
    */
   detach(domain: Domain, device: Device): void {
     const own = this.attached.get(domain);
-    const counts = own?.groups.get(device.group)?.users;
+    const counts = own?.groups.get(device.group)?.auxiliary;
     const users = counts?.get(device) ?? 0;
     if (users > 1) counts!.set(device, users - 1);
     else if (users === 1) this.leave(own!, domain, device);
@@ -75,7 +78,7 @@ export class AuxDomains {
   /** The device is going away. Never fails. */
   detachAll(device: Device): void {
     for (const [domain, own] of this.attached) {
-      if (own.groups.get(device.group)?.users.has(device) === true) this.leave(own, domain, device);
+      if (own.groups.get(device.group)?.auxiliary.has(device) === true) this.leave(own, domain, device);
     }
   }
 
@@ -87,21 +90,27 @@ export class AuxDomains {
     const call = 'iommu_aux_get_pasid';
     checkOperations(domain, call);
     const own = this.attached.get(domain);
-    if (own?.groups.get(device.group)?.users.has(device) === true) return own.pasid;
+    if (own?.groups.get(device.group)?.auxiliary.has(device) === true) return own.pasid;
     throw new SysError('EINVAL', call, `domain ${domain.id} is not attached to ${device.name}`);
   }
 
+  /** What goes is out of the record before anything waits: whoever attaches meanwhile does not find it. */
   private leave(own: AuxDomain, domain: Domain, device: Device): void {
     const { group } = device;
-    const { users } = own.groups.get(group)!;
-    users.delete(device);
-    deauthorizePasid(device, own.pasid);
-    if (users.size > 0) return;
-    unroutePasid(group, own.pasid);
-    own.groups.delete(group);
-    if (own.groups.size > 0) return;
-    this.attached.delete(domain);
-    this.pasids.free(own.pasid);
+    const { pasid, groups } = own;
+    const isLastOfGroup = takeOut(own, device);
+    const isLast = groups.size === 0;
+    if (isLast) this.attached.delete(domain);
+    deauthorizePasid(device, pasid);
+    if (isLastOfGroup) unroutePasid(group, pasid);
+    if (isLast) this.pasids.free(pasid);
+  }
+
+  /** @throws {SysError} ENODEV, ENOMEM */
+  private open(domain: Domain, device: Device, call: string): AuxDomain {
+    const own: AuxDomain = { pasid: this.allocate(device, call), groups: new Map() };
+    this.attached.set(domain, own);
+    return own;
   }
 
   /**
@@ -120,30 +129,47 @@ export class AuxDomains {
   }
 }
 
-/** Makes what is missing of both halves, or nothing. @throws {SysError} EINVAL, EBUSY, ENOMEM, the driver's errors */
-function enter({ pasid, groups }: AuxDomain, domain: Domain, device: Device, call: string): void {
+/**
+ * Makes what is missing of both halves, or nothing. It is in the record before anything waits, so that it can be counted
+ * and detached meanwhile. @throws {SysError} EINVAL, EBUSY, ENOMEM, the driver's errors
+ */
+function enter(own: AuxDomain, domain: Domain, device: Device, call: string): void {
   const { group } = device;
+  const { pasid, groups } = own;
   const present = groups.get(group);
-  const users = present?.users.get(device) ?? 0;
+  const users = present?.auxiliary.get(device) ?? 0;
   if (present !== undefined && users > 0) {
-    present.users.set(device, users + 1);
+    if (!device.authorizedPasids.has(pasid)) {
+      throw new SysError('EBUSY', call, `domain ${domain.id} is being attached to ${device.name}`);
+    }
+    present.auxiliary.set(device, users + 1);
     return;
   }
   device.kernel.checkpoint('aux_attach');
-  const handle: AuxHandle = present ?? { domain, auxiliary: true, users: new Map() };
+  const handle: AuxHandle = present ?? { domain, auxiliary: new Map() };
   if (present === undefined) {
     // A device that somebody else has authorised for this PASID would reach the domain.
     if (!isUnused(group, pasid)) throw new SysError('EBUSY', call, `PASID ${pasid} of group ${group.id} is in use`);
     routePasid(group, pasid, handle);
   }
+  handle.auxiliary.set(device, 1);
+  groups.set(group, handle);
   try {
     authorizePasid(device, pasid);
   } catch (error) {
-    if (present === undefined) unroutePasid(group, pasid);
+    if (handle.auxiliary.has(device) && takeOut(own, device)) unroutePasid(group, pasid);
     throw error;
   }
-  handle.users.set(device, 1);
-  groups.set(group, handle);
+  if (handle.auxiliary.has(device)) return;
+  deauthorizePasid(device, pasid);
+  throw new SysError('EBUSY', call, `domain ${domain.id} was detached from ${device.name} meanwhile`);
+}
+
+/** Takes a device out of the record of its group. True when it was the last there. */
+function takeOut({ groups }: AuxDomain, device: Device): boolean {
+  const { auxiliary } = groups.get(device.group)!;
+  auxiliary.delete(device);
+  return auxiliary.size === 0 && groups.delete(device.group);
 }
 
 /** @throws {SysError} ENODEV */

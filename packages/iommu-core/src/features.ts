@@ -93,8 +93,9 @@ function opsOf(device: Device, feature: DeviceFeature, call: string): FeatureOps
 function userOf(device: Device, feature: DeviceFeature): string | null {
   if (feature === 'iopf') return device.features.has('sva') ? 'sva' : null;
   for (const [pasid, handle] of device.group.pasidHandles) {
-    const uses = feature === 'aux' ? handle.auxiliary === true : handle.domain.kind === 'sva';
-    if (uses && device.authorizedPasids.has(pasid)) return `domain ${handle.domain.id} at PASID ${pasid}`;
+    const shares = handle.domain.kind === 'sva' && device.authorizedPasids.has(pasid);
+    const uses = feature === 'aux' ? handle.auxiliary?.has(device) : shares;
+    if (uses === true) return `domain ${handle.domain.id} at PASID ${pasid}`;
   }
   return null;
 }

@@ -1,7 +1,8 @@
 /**
  * PASIDs that must mean the same on every device, because a CPU puts them into ENQCMD: one per address space (Linux:
- * iommu_global_pasid_ida). Others are chosen per device by whoever attaches. The two kinds meet in the routes of a
- * group: what is attached at a global PASID there cannot be attached over (EBUSY).
+ * iommu_global_pasid_ida). Others are chosen per device by whoever attaches: a route or an authorisation is what reserves
+ * a number there. The two kinds meet in the routes of a group: what is attached at a global PASID there cannot be
+ * attached over (EBUSY).
  *
  * A number that is given back while something still names it is parked: nobody gets it before the last name is gone.
  * Names are not counted. Whoever can name PASIDs, in a table, a reference, a queue or a device, registers a function

@@ -29,6 +29,11 @@ export class IommuGroup {
   ridScope: 'rid' | 'all-pasids' = 'rid';
   /** Routes of PASIDs: the map half of an attachment (see authorization.ts for the other). */
   readonly pasidHandles: Map<number, AttachHandle> = new Map();
+  /**
+   * PASIDs of which a half is coming or going, with how many such changes wait for hardware. What the hardware has of
+   * them meanwhile need not be what the halves say.
+   */
+  readonly changing: Map<number, number> = new Map();
   /** Who owns the DMA of the group: null for kernel drivers, or for nobody when `ownerCount` is 0. */
   owner: object | null = null;
   ownerCount = 0;

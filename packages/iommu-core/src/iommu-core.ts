@@ -117,9 +117,10 @@ export class IommuCore {
     if (!isStatic(group.defaultDomain)) group.defaultDomain.free();
   }
 
-  /** Where tables, routes, authorisations or page requests of a device name `pasid`, or null. */
+  /** What names `pasid` here: tables, routes, authorisations or page requests of a device; or null. */
   private pasidUser(pasid: number): string | null {
     for (const group of this.groups) {
+      if (group.changing.has(pasid)) return `a change under way in group ${group.id}`;
       if (group.pasidHandles.has(pasid)) return `a route of group ${group.id}`;
       for (const { authorizedPasids, faults, name } of group.devices) {
         if (authorizedPasids.has(pasid)) return `an authorisation of ${name}`;

@@ -31,35 +31,44 @@ export class FaultGroup {
   /** The attachment that the requests hit. */
   readonly handle: AttachHandle;
   readonly faults: readonly PageFault[];
-  private readonly pending: Set<FaultGroup>;
+  private readonly queue: FaultGroups;
 
-  constructor(device: Device, handle: AttachHandle, faults: readonly PageFault[], pending: Set<FaultGroup>) {
+  constructor(device: Device, handle: AttachHandle, faults: readonly PageFault[], queue: FaultGroups) {
     this.device = device;
     this.handle = handle;
     this.faults = faults;
-    this.pending = pending;
-    pending.add(this);
+    this.queue = queue;
+    queue.pending.add(this);
   }
 
   /** True until somebody has answered. */
   get isPending(): boolean {
-    return this.pending.has(this);
+    return this.queue.pending.has(this);
   }
 
   /** Answers the group with a PRG_ code. False, and nothing happens, when it has been answered before. */
   respond(code: number): boolean {
-    if (!this.pending.delete(this)) return false;
+    const { pending, answering } = this.queue;
+    if (!pending.delete(this)) return false;
     const last = this.faults[this.faults.length - 1]!;
-    this.device.driver.pageResponse(this.device, last, code);
+    answering.add(this);
+    try {
+      this.device.driver.pageResponse(this.device, last, code);
+    } finally {
+      answering.delete(this);
+    }
     return true;
   }
 }
+
+/** Groups of one device: delivered and not answered, and those whose answer is on its way to the hardware. */
+type FaultGroups = { readonly pending: Set<FaultGroup>; readonly answering: Set<FaultGroup> };
 
 /** Page faults of one device whose driver takes page requests (Linux: struct iommu_fault_param). */
 export class FaultReports {
   private readonly device: Device;
   private partial: PageFault[] = [];
-  private readonly pending = new Set<FaultGroup>();
+  private readonly groups: FaultGroups = { pending: new Set(), answering: new Set() };
 
   constructor(device: Device) {
     this.device = device;
@@ -67,7 +76,7 @@ export class FaultReports {
 
   /** Groups delivered and not yet answered. */
   get pendingGroups(): number {
-    return this.pending.size;
+    return this.groups.pending.size;
   }
 
   /** Requests whose group has not been closed. */
@@ -75,10 +84,11 @@ export class FaultReports {
     return this.partial.length;
   }
 
-  /** True while a request with `pasid` waits for the rest of its group, or its group for an answer. */
+  /** True while a request with `pasid` waits for the rest of its group, or its group for an answer to reach the hardware. */
   names(pasid: number): boolean {
     const waits = (fault: PageFault): boolean => fault.pasid === pasid;
-    return this.partial.some(waits) || [...this.pending].some(({ faults }) => faults.some(waits));
+    const { pending, answering } = this.groups;
+    return this.partial.some(waits) || [...pending, ...answering].some(({ faults }) => faults.some(waits));
   }
 
   /**
@@ -107,7 +117,7 @@ export class FaultReports {
       this.device.driver.pageResponse(this.device, fault, PRG_RESPONSE_FAILURE);
       return;
     }
-    const group = new FaultGroup(this.device, handle, faults, this.pending);
+    const group = new FaultGroup(this.device, handle, faults, this.groups);
     try {
       handler(group);
     } catch (error) {
@@ -127,13 +137,13 @@ export class FaultReports {
    */
   dismiss(handle: AttachHandle, pasid: number): void {
     this.partial = this.partial.filter((fault) => fault.pasid !== pasid);
-    for (const group of this.pending) if (group.handle === handle) group.respond(PRG_INVALID_REQUEST);
+    for (const group of this.groups.pending) if (group.handle === handle) group.respond(PRG_INVALID_REQUEST);
   }
 
   /** Drops partial groups and answers everything pending INVALID: the device takes no more page requests. */
   close(): void {
     this.discardPartial();
-    for (const group of this.pending) group.respond(PRG_INVALID_REQUEST);
+    for (const group of this.groups.pending) group.respond(PRG_INVALID_REQUEST);
   }
 
   /** Earlier requests of a group, in order; the PASID is not compared, as a group index is the device's. */

@@ -5,7 +5,14 @@
  */
 
 import type { AttachHandle } from './attach-handle.ts';
-import { authorizedDevices, blockDevices, checkPasid, checkPasidDomain, moveDevices } from './authorization.ts';
+import {
+  authorizedDevices,
+  blockDevices,
+  changePasid,
+  checkPasid,
+  checkPasidDomain,
+  moveDevices,
+} from './authorization.ts';
 import type { Device } from './device.ts';
 import { SysError } from './errno.ts';
 import type { IommuGroup } from './group.ts';
@@ -26,20 +33,24 @@ export function attachDevicePasid(device: Device, pasid: number, handle: AttachH
     throw new SysError('EBUSY', call, `PASID ${pasid} of group ${group.id} is in use`);
   }
   const devices = group.pasidDevices;
-  moveDevices(devices, pasid, handle.domain, null);
-  for (const member of devices) member.authorizedPasids.add(pasid);
-  group.pasidHandles.set(pasid, handle);
+  changePasid(group, pasid, () => {
+    moveDevices(devices, pasid, handle.domain, null);
+    for (const member of devices) member.authorizedPasids.add(pasid);
+    group.pasidHandles.set(pasid, handle);
+  });
 }
 
-/** True when neither half of an attachment at `pasid` is there. */
+/** True when neither half of an attachment at `pasid` is there, or going. */
 export function isUnused(group: IommuGroup, pasid: number): boolean {
-  return !group.pasidHandles.has(pasid) && authorizedDevices(group, pasid).length === 0;
+  const { pasidHandles, changing } = group;
+  return !pasidHandles.has(pasid) && !changing.has(pasid) && authorizedDevices(group, pasid).length === 0;
 }
 
 /**
  * Moves a PASID from one domain to another without a moment of neither. With the same domain only the handle changes.
  * On failure the old attachment is as before.
- * @throws {SysError} as `attachDevicePasid`; EINVAL also when nothing is attached or the handle is the one in use
+ * @throws {SysError} as `attachDevicePasid`; EINVAL also when nothing is attached or the handle is the one in use, or
+ * when what was attached has been detached meanwhile
  */
 export function replaceDevicePasid(device: Device, pasid: number, handle: AttachHandle): void {
   const call = 'iommu_replace_device_pasid';
@@ -49,9 +60,16 @@ export function replaceDevicePasid(device: Device, pasid: number, handle: Attach
   const old = group.pasidHandles.get(pasid);
   if (old === undefined) throw new SysError('EINVAL', call, `nothing is attached at PASID ${pasid}`);
   if (old === handle) throw new SysError('EINVAL', call, `the handle is attached at PASID ${pasid}`);
-  if (old.domain !== handle.domain) moveDevices(authorizedDevices(group, pasid), pasid, handle.domain, old.domain);
-  group.pasidHandles.set(pasid, handle);
-  for (const member of group.devices) member.faults.dismiss(old, pasid);
+  const devices = authorizedDevices(group, pasid);
+  changePasid(group, pasid, () => {
+    if (old.domain !== handle.domain) moveDevices(devices, pasid, handle.domain, old.domain);
+    const isAttached = group.pasidHandles.get(pasid) === old;
+    const left = devices.filter((member) => !isAttached || !member.authorizedPasids.has(pasid));
+    blockDevices(left, pasid, handle.domain);
+    if (!isAttached) throw new SysError('EINVAL', call, `PASID ${pasid} was detached meanwhile`);
+    group.pasidHandles.set(pasid, handle);
+    for (const member of group.devices) member.faults.dismiss(old, pasid);
+  });
 }
 
 /** Clears both halves: DMA with `pasid` is blocked and its page requests are answered on return. Never fails. */
@@ -60,8 +78,10 @@ export function detachDevicePasid(device: Device, pasid: number): void {
   const handle = group.pasidHandles.get(pasid);
   if (handle === undefined) return;
   const devices = authorizedDevices(group, pasid);
-  blockDevices(devices, pasid, handle.domain);
-  for (const member of devices) member.authorizedPasids.delete(pasid);
-  group.pasidHandles.delete(pasid);
-  for (const member of group.devices) member.faults.dismiss(handle, pasid);
+  changePasid(group, pasid, () => {
+    blockDevices(devices, pasid, handle.domain);
+    for (const member of devices) member.authorizedPasids.delete(pasid);
+    group.pasidHandles.delete(pasid);
+    for (const member of group.devices) member.faults.dismiss(handle, pasid);
+  });
 }

@@ -12,7 +12,7 @@ import type { SvaDomain } from './domain.ts';
 import { SysError } from './errno.ts';
 import type { GlobalPasids } from './global-pasids.ts';
 import type { FaultGroup } from './page-fault.ts';
-import { attachDevicePasid, detachDevicePasid, isUnused } from './pasid-attach.ts';
+import { attachDevicePasid, detachDevicePasid } from './pasid-attach.ts';
 import type { AddressSpace } from './process/address-space.ts';
 
 /** One device's use of one address space; from `bind`, given back by as many `unbind`. */
@@ -34,6 +34,8 @@ type SharedSpace = {
 export class Sva {
   private readonly pasids: GlobalPasids;
   private readonly spaces = new Map<number, SharedSpace>();
+  /** Every domain there is, one that is being attached for the first time included. */
+  private readonly domains = new Set<SvaDomain>();
 
   constructor(pasids: GlobalPasids) {
     this.pasids = pasids;
@@ -47,7 +49,8 @@ export class Sva {
   /**
    * Gives `device` the addresses of a process.
    * @throws {SysError} ENODEV no page table for hardware to walk, or no PASIDs; EOVERFLOW the PASID of the address space
-   * is above what the device can issue; ENOSPC no PASID left; and the errors of attachDevicePasid
+   * is above what the device can issue; ENOSPC no PASID left; EBUSY a bind or unbind of the device is under way; and the
+   * errors of attachDevicePasid
    */
   bind(device: Device, addressSpace: AddressSpace): SvaHandle {
     const call = 'iommu_sva_bind_device';
@@ -62,23 +65,24 @@ export class Sva {
     }
     const present = space?.bindings.find((binding) => binding.device.group === group);
     if (present !== undefined) {
+      if (group.changing.has(present.pasid)) {
+        throw new SysError('EBUSY', call, `PASID ${present.pasid} of ${device.name} is changing`);
+      }
       present.users++;
       return present;
     }
-    const fresh = space === undefined;
-    // A PASID that a user has attached, routed or authorised on this device cannot become the address space's.
-    space ??= {
-      pasid: this.pasids.allocate({ end: device.maxPasids, usable: (pasid) => isUnused(group, pasid) }),
-      bindings: [],
-    };
+    if (space === undefined) {
+      // Not one that is named anywhere: a number that is given back after a failure must not be parked.
+      const usable = (pasid: number): boolean => this.pasids.namedBy(pasid) === null;
+      space = { pasid: this.pasids.allocate({ end: device.maxPasids, usable }), bindings: [] };
+      this.spaces.set(addressSpace.id, space);
+    }
     try {
-      space.bindings.push(attachBinding(device, addressSpace, space));
+      return this.attach(device, addressSpace, space);
     } catch (error) {
-      if (fresh) this.pasids.free(space.pasid);
+      this.closeUnused(addressSpace.id, space);
       throw error;
     }
-    this.spaces.set(addressSpace.id, space);
-    return space.bindings[space.bindings.length - 1]!;
   }
 
   /** Undoes one bind. With the last of the device its DMA is blocked and drained; with the last of all the PASID is free. */
@@ -87,11 +91,8 @@ export class Sva {
     const binding = space?.bindings.find((candidate) => candidate === handle);
     if (space === undefined || binding === undefined || --binding.users > 0) return;
     detachDevicePasid(binding.device, binding.pasid);
-    space.bindings.splice(space.bindings.indexOf(binding), 1);
-    if (!space.bindings.some((other) => other.domain === binding.domain)) binding.domain.free();
-    if (space.bindings.length > 0) return;
-    this.spaces.delete(handle.addressSpace.id);
-    this.pasids.free(space.pasid);
+    this.remove(space, binding);
+    this.closeUnused(handle.addressSpace.id, space);
   }
 
   /**
@@ -99,34 +100,54 @@ export class Sva {
    * every device forgets them, whatever process it has cached them through (Linux 7.x: iommu_sva_invalidate_kva_range).
    */
   invalidateKernelRange(start: bigint, last: bigint): void {
-    const domains = new Set<SvaDomain>();
-    for (const { bindings } of this.spaces.values()) for (const { domain } of bindings) domains.add(domain);
-    for (const domain of domains) domain.flush(start, last);
+    for (const domain of this.domains) domain.flush(start, last);
   }
-}
 
-/** Attaches a domain that the address space already has for this kind of device, or a new one. */
-function attachBinding(device: Device, addressSpace: AddressSpace, space: SharedSpace): Binding {
-  for (const { domain } of space.bindings) {
-    if (domain.driver !== device.driver) continue;
+  /** Attaches a domain that the address space already has for this kind of device, or a new one. */
+  private attach(device: Device, addressSpace: AddressSpace, space: SharedSpace): Binding {
+    for (const domain of new Set(space.bindings.map((binding) => binding.domain))) {
+      if (domain.driver !== device.driver) continue;
+      try {
+        return this.enter(device, addressSpace, space, domain);
+      } catch (error) {
+        if (!(error instanceof SysError) || error.code !== 'EINVAL') throw error;
+      }
+    }
+    const domain = device.driver.allocSva(device, addressSpace);
+    this.domains.add(domain);
+    domain.faultHandler = (group) => queueFaults(group, addressSpace);
+    return this.enter(device, addressSpace, space, domain);
+  }
+
+  /** The binding is there before the attach waits, so that its domain stays whoever unbinds meanwhile. */
+  private enter(device: Device, addressSpace: AddressSpace, space: SharedSpace, domain: SvaDomain): Binding {
     const binding: Binding = { device, addressSpace, domain, pasid: space.pasid, users: 1 };
+    space.bindings.push(binding);
     try {
       attachDevicePasid(device, space.pasid, binding);
       return binding;
     } catch (error) {
-      if (!(error instanceof SysError) || error.code !== 'EINVAL') throw error;
+      this.remove(space, binding);
+      throw error;
     }
   }
-  const domain = device.driver.allocSva(device, addressSpace);
-  domain.faultHandler = (group) => queueFaults(group, addressSpace);
-  const binding: Binding = { device, addressSpace, domain, pasid: space.pasid, users: 1 };
-  try {
-    attachDevicePasid(device, space.pasid, binding);
-  } catch (error) {
+
+  /** Takes a binding that is not attached out, and its domain with the last that has it. */
+  private remove(space: SharedSpace, binding: Binding): void {
+    const index = space.bindings.indexOf(binding);
+    if (index >= 0) space.bindings.splice(index, 1);
+    const { domain } = binding;
+    if (!this.domains.has(domain) || space.bindings.some((other) => other.domain === domain)) return;
+    this.domains.delete(domain);
     domain.free();
-    throw error;
   }
-  return binding;
+
+  /** Gives the PASID of an address space back that is bound to nothing. */
+  private closeUnused(id: number, space: SharedSpace): void {
+    if (space.bindings.length > 0 || this.spaces.get(id) !== space) return;
+    this.spaces.delete(id);
+    this.pasids.free(space.pasid);
+  }
 }
 
 function queueFaults(group: FaultGroup, addressSpace: AddressSpace): void {

@@ -7,12 +7,16 @@ import { AT_UNTRANSLATED, high32, low32, requesterId, TEST_COMMAND } from '@iomm
 import { describe, expect, test } from 'vitest';
 import {
   attachDevicePasid,
+  authorizePasid,
+  deauthorizePasid,
   detachDevicePasid,
   type FaultGroup,
   INVALID_IOASID,
   IOASID_SET_TYPE_NULL,
   type IoasidSet,
   type PagingDomain,
+  routePasid,
+  unroutePasid,
 } from '../src/index.ts';
 import { mapPage, pagingDomain } from './support/domains.ts';
 import { refusal } from './support/fake-driver.ts';
@@ -167,9 +171,43 @@ function run(parkPasids: boolean): { harm: Set<Harm>; orders: number; reused: nu
 }
 
 describe('a PASID that its owner has freed', () => {
-  test('X4 is not reused while a table entry, a reference, a queued fault or DMA in flight names it, and then is', () => {
+  test('X4 is not reused while a table entry, a reference, a queued fault or work of a device names it, and then is', () => {
     expect(run(true)).toEqual({ harm: new Set(), orders: 120, reused: 120 });
   }, 60_000);
+
+  test('X4 is named by each half of an attachment alone, and by each state of a page request', () => {
+    const machine = new Machine({ ramBytes: 4 << 20 });
+    const { pasids } = machine.core;
+    const { device } = machine.add();
+    const { group, faults } = device;
+    const pasid = 5;
+    const named = (): string | null => pasids.namedBy(pasid);
+    const domain = pagingDomain({ device } as TestDevice);
+    const delivered: FaultGroup[] = [];
+    domain.faultHandler = (fault) => delivered.push(fault);
+    const request = { pasid, access: 1, group: 3, address: ABSENT };
+
+    authorizePasid(device, pasid);
+    expect(named()).toMatch('an authorisation of');
+    deauthorizePasid(device, pasid);
+    expect(named()).toBeNull();
+    routePasid(group, pasid, { domain });
+    expect(named()).toMatch('a route of');
+
+    faults.report({ ...request, last: false });
+    expect(faults.names(pasid)).toBe(true);
+    faults.report({ ...request, last: true });
+    expect([faults.names(pasid), delivered.length]).toEqual([true, 1]);
+    let answering: boolean | null = null;
+    machine.kernel.queueWork(() => {
+      answering = faults.names(pasid);
+    });
+    delivered[0]!.respond(0);
+    machine.kernel.runWork();
+    expect([answering, faults.names(pasid)]).toEqual([true, false]);
+    unroutePasid(group, pasid);
+    expect(named()).toBeNull();
+  });
 
   test('is reused too early without parking, and late DMA reaches the next owner', () => {
     const { harm } = run(false);

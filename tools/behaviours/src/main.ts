@@ -1,5 +1,5 @@
 /**
- * Lists the behaviours with the tests that cover them, as of the last full test run; makes that run when there is none.
+ * Lists the behaviours with the tests that cover them and what history had, as of the last full test run; makes that run when there is none.
  * `--json` prints `{ covered: [{ id, tests }], missing: [ids] }` and nothing else.
  */
 
@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { catalogue } from './catalogue.ts';
 import { type Coverage, coverage, type Report } from './coverage.ts';
+import { history } from './history.ts';
 
 const root = fileURLToPath(new URL('../../..', import.meta.url));
 const reportFile = `${root}.reports/vitest.json`;
@@ -25,6 +26,7 @@ function print({ covered, missing }: Coverage): void {
   for (const [id, title] of Object.entries(catalogue)) {
     console.log(`${tests.has(id) ? 'ok     ' : 'missing'} ${id.padEnd(4)} ${title}`);
     for (const test of tests.get(id) ?? []) console.log(`             ${test}`);
+    if (history[id] !== undefined) console.log(`             history: ${history[id]}`);
   }
   console.log(`\n${covered.length} covered, ${missing.length} missing: ${missing.join(' ')}`);
 }
