@@ -45,9 +45,9 @@ export class FaultQueue extends IommufdObject {
     return this.waiting.length;
   }
 
-  /** Bytes of the records of the group that is read next; 0 when none waits. */
-  get nextSize(): number {
-    return (this.waiting[0]?.faults.length ?? 0) * iommuHwptPgfault.size;
+  /** The group that is read next; null when none waits. */
+  get next(): FaultGroup | null {
+    return this.waiting[0] ?? null;
   }
 
   /** Groups read and not answered yet. */

@@ -59,7 +59,8 @@ export type AllocRequest = {
 /**
  * Version 2: an address space of a format, which attaching a device checks it for.
  * @throws {SysError} ENOENT no such parent; EINVAL a user's table without a parent, or with one that the kernel does not
- * fill; a shared one with either; page requests at a root; EOPNOTSUPP no process can be shared; ENOMEM
+ * fill, or on the last of IOASID_MAX_LEVELS; a shared one with a table or a parent; page requests at a root; EOPNOTSUPP
+ * no process can be shared; ENOMEM
  */
 export function allocFormatted(context: IoasidContext, caller: Process, request: AllocRequest): Ioasid {
   const call = 'IOMMU_IOASID_ALLOC';
@@ -129,7 +130,8 @@ export type DmaMapRequest = {
  * Maps; below, what is nested in software follows. On failure nothing changes.
  * @throws {SysError} ENOENT no such IOASID, or memory that is not registered where some has been; ENODEV, EBUSY (version
  * 1) it has no device, or not all of a group; EINVAL it is not the kernel's to fill, addresses or size that are not of
- * whole pages, no access, reserved addresses, read-only memory in a table that VT-d may nest on; EEXIST; EFAULT; ENOMEM
+ * whole pages, no access, reserved addresses, read-only memory in a table that VT-d may nest on; EEXIST; EFAULT; ENOMEM;
+ * ENOSPC more than MERGED_AREAS_MAX areas would be merged below
  */
 export function mapDma(context: IoasidContext, caller: Process, request: DmaMapRequest): void {
   const call = 'IOASID_MAP_DMA';

@@ -6,7 +6,7 @@
  * arrived, and names in each record the IOASID, the device by its cookie, and the PASID that its user gave.
  */
 
-import { SysError } from '@iommukit/iommu-core';
+import { type FaultGroup, SysError } from '@iommukit/iommu-core';
 import { EventFd } from '../files/eventfd.ts';
 import { type Descriptors, POLLIN, POLLOUT } from '../files/file.ts';
 import { IOMMU_PGFAULT_FLAGS_LAST_PAGE, IOMMU_PGFAULT_FLAGS_PASID_VALID, iommuHwptPgfault } from '../uapi/iommufd.ts';
@@ -14,10 +14,13 @@ import type { Ioasid } from './ioasid.ts';
 import type { IoasidContext } from './ioasid-context.ts';
 import { IOASID_FAULT_LAST_PAGE, IOASID_FAULT_PASID_VALID, ioasidFault, ioasidFaultResponse } from './uapi.ts';
 
+type Waiting = { readonly ioasid: Ioasid; readonly group: FaultGroup; readonly arrival: number };
+
 export class IoasidFaults {
   private readonly context: IoasidContext;
-  /** An IOASID for each group that has arrived; its queue may have dismissed the group since. */
-  private readonly arrivals: Ioasid[] = [];
+  /** When each group that a queue may hold arrived. */
+  private readonly arrivals = new WeakMap<FaultGroup, number>();
+  private arrivalCount = 0;
   /** Signalled for each group; null for none. */
   eventfd: EventFd | null = null;
 
@@ -25,9 +28,9 @@ export class IoasidFaults {
     this.context = context;
   }
 
-  /** A group waits in the queue of `ioasid`. */
-  arrived(ioasid: Ioasid): void {
-    this.arrivals.push(ioasid);
+  /** A group waits in the queue of an IOASID. */
+  arrived(group: FaultGroup): void {
+    this.arrivals.set(group, this.arrivalCount++);
     this.eventfd?.signal();
   }
 
@@ -38,21 +41,20 @@ export class IoasidFaults {
   read(into: Uint8Array): number {
     checkLength('read', into, ioasidFault.size);
     let done = 0;
-    for (let ioasid = this.next(); ioasid !== null; ioasid = this.next()) {
-      const queue = ioasid.faults!;
-      const bytes = new Uint8Array(queue.nextSize);
-      const size = (bytes.length / iommuHwptPgfault.size) * ioasidFault.size;
+    for (let next = this.next(); next !== null; next = this.next()) {
+      const { ioasid, group } = next;
+      const bytes = new Uint8Array(group.faults.length * iommuHwptPgfault.size);
+      const size = group.faults.length * ioasidFault.size;
       if (size > into.length - done) {
         if (done > 0 || into.length === 0) break;
         throw new SysError('EINVAL', 'read', `the group has ${size} bytes, the buffer ${into.length}`);
       }
       try {
-        queue.readGroups(bytes);
+        ioasid.faults!.readGroups(bytes);
       } catch (error) {
         if (done > 0 && error instanceof SysError) break;
         throw error;
       }
-      this.arrivals.shift();
       for (let at = 0; at < bytes.length; at += iommuHwptPgfault.size) {
         this.convert(ioasid, bytes, at, into, done);
         done += ioasidFault.size;
@@ -88,14 +90,16 @@ export class IoasidFaults {
     return POLLOUT | (this.next() === null ? 0 : POLLIN);
   }
 
-  /** The IOASID whose group is read next, or null. Forgets groups that have been dismissed. */
-  private next(): Ioasid | null {
-    while (this.arrivals.length > 0) {
-      const ioasid = this.arrivals[0]!;
-      if ((ioasid.faults?.waitingGroups ?? 0) > 0) return ioasid;
-      this.arrivals.shift();
+  /** The group that waits longest of all queues, or null. */
+  private next(): Waiting | null {
+    let oldest: Waiting | null = null;
+    for (const ioasid of this.context.all) {
+      const group = ioasid.faults?.next ?? null;
+      if (group === null) continue;
+      const arrival = this.arrivals.get(group)!;
+      if (oldest === null || arrival < oldest.arrival) oldest = { ioasid, group, arrival };
     }
-    return null;
+    return oldest;
   }
 
   private convert({ handle }: Ioasid, bytes: Uint8Array, at: number, into: Uint8Array, to: number): void {

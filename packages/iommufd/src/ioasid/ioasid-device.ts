@@ -4,6 +4,10 @@
  *
  * Attaching authorises the device and routes its DMA in one step. Allowing authorises it alone; the IOASID's table is
  * routed for whichever devices are allowed (B.11 of the systems specification).
+ *
+ * Both files are the authority (V9). Binding shows both, and the device keeps to that IOASID file: ATTACH_IOASID and
+ * DETACH_IOASID come on the device's file alone and name IOASIDs of the file that it is bound to. Only ALLOW shows both
+ * anew.
  */
 
 import { NO_PASID } from '@iommukit/hw';
@@ -65,18 +69,14 @@ export class IoasidDevice {
    * Routes the device's DMA to an IOASID: that with `userPasid`, or null for that without PASID. What the user calls a
    * PASID is the one on the wire, but for mediated devices. A process's shared address space has a PASID of its own.
    * @returns the PASID to give to the device, or null
-   * @throws {SysError} EINVAL a child whose parent the device is not attached to (version 1), a PASID where the user's
-   * table has them all (version 2) or for a shared address space; EBUSY it is attached there, or allowed; and the errors
-   * of Routes.enter and Sva.bind
+   * @throws {SysError} EINVAL an IOASID of another file, DMA that cannot be made to snoop where that is enforced, a child
+   * whose parent the device is not attached to (version 1), a PASID where the user's table has them all (version 2) or
+   * for a shared address space; EBUSY it is attached there, or allowed; and the errors of Routes.enter and Sva.bind
    */
   attach(ioasid: Ioasid, userPasid: number | null): number | null {
-    this.checkOwn(ioasid, ATTACH);
+    this.checkFit(ioasid, ATTACH);
     if (ioasid.shared !== null) return this.share(ioasid, userPasid);
-    const pasid = keyOf(userPasid, ATTACH);
-    this.checkParent(ioasid, ATTACH);
-    if (pasid !== NO_PASID && this.context.rules === 'v2' && this.bound.device.capable('user-pasid-table')) {
-      throw new SysError('EINVAL', ATTACH, `the PASIDs of ${this.name} are in its user's table`);
-    }
+    const pasid = this.placeOf(ioasid, userPasid, ATTACH);
     if (this.allowed.has(pasid)) throw new SysError('EBUSY', ATTACH, `${this.name} is allowed PASID ${pasid}`);
     this.context.routes.enter(this, ioasid, pasid);
     return userPasid;
@@ -97,10 +97,7 @@ export class IoasidDevice {
     if (!this.line(pasid).includes(ioasid)) {
       throw new SysError('ENOENT', call, `${this.name} is not attached to IOASID ${ioasid.handle} there`);
     }
-    const child = this.context.rules === 'v1' ? [...ioasid.children].find((candidate) => this.isAt(candidate)) : null;
-    if (child !== null && child !== undefined && this.placesAt(ioasid) === 1) {
-      throw new SysError('EBUSY', call, `${this.name} is attached to the child ${child.handle}`);
-    }
+    this.checkChildren(ioasid, call);
     this.context.routes.leave(this, ioasid, pasid);
   }
 
@@ -111,13 +108,12 @@ export class IoasidDevice {
    * Ioasid.prepare
    */
   allow(ioasid: Ioasid, pasid: number): void {
-    this.checkOwn(ioasid, ALLOW);
+    this.checkFit(ioasid, ALLOW);
     const { bound } = this;
     if (!(bound instanceof IommufdDevice) || ioasid.shared !== null) {
       throw new SysError('EOPNOTSUPP', ALLOW, `${this.name} at IOASID ${ioasid.handle} is authorised by attaching it`);
     }
-    keyOf(pasid, ALLOW);
-    this.checkParent(ioasid, ALLOW);
+    this.placeOf(ioasid, pasid, ALLOW);
     const other = this.context.routes.peers(this).find(({ allowed }) => (allowed.get(pasid) ?? ioasid) !== ioasid);
     if (other !== undefined) throw new SysError('EINVAL', ALLOW, `PASID ${pasid} of the group is routed elsewhere`);
     try {
@@ -136,11 +132,16 @@ export class IoasidDevice {
     this.allowed.set(pasid, ioasid);
   }
 
-  /** DMA with `pasid` is blocked on return; other devices go on. @throws {SysError} ENOENT it is not allowed there */
+  /**
+   * DMA with `pasid` is blocked on return; other devices go on.
+   * @throws {SysError} ENOENT it is not allowed there; EBUSY it is attached to a child (version 1)
+   */
   disallow(ioasid: Ioasid, pasid: number): void {
+    const call = 'VFIO_DEVICE_DISALLOW_IOASID';
     if (this.allowed.get(pasid) !== ioasid) {
-      throw new SysError('ENOENT', 'VFIO_DEVICE_DISALLOW_IOASID', `${this.name} is not allowed PASID ${pasid} there`);
+      throw new SysError('ENOENT', call, `${this.name} is not allowed PASID ${pasid} there`);
     }
+    this.checkChildren(ioasid, call);
     this.revoke(pasid, ioasid);
   }
 
@@ -160,9 +161,11 @@ export class IoasidDevice {
     this.bound.unbind();
   }
 
-  /** Blocks the DMA of its attachments at once. `leaveAll` or `blockAll` follows. Never fails. */
+  /** Blocks all its DMA at once; what it shares is given up. `blockAll` follows. Never fails. */
   silence(): void {
     for (const pasid of this.pasids) this.bound.detach(pasid);
+    for (const pasid of this.allowed.keys()) deauthorizePasid(this.bound.device, pasid);
+    for (const ioasid of [...this.shares.keys()]) this.unshare(ioasid);
   }
 
   /** Detaches it from everything, innermost first. Never fails. */
@@ -172,7 +175,6 @@ export class IoasidDevice {
       for (const ioasid of [...this.line(pasid)].reverse()) this.context.routes.drop(this, ioasid, pasid);
     }
     for (const [pasid, ioasid] of this.allowed) this.revoke(pasid, ioasid);
-    for (const ioasid of [...this.shares.keys()]) this.unshare(ioasid);
   }
 
   /** For Routes: notes an attachment, or forgets it. */
@@ -222,18 +224,36 @@ export class IoasidDevice {
     return lines.length + this.allowedAt(ioasid).length;
   }
 
-  private checkOwn(ioasid: Ioasid, call: string): void {
-    if (ioasid.context === this.context) return;
-    throw new SysError(
-      'EINVAL',
-      call,
-      `IOASID ${ioasid.handle} is of another file than the one ${this.name} is bound to`,
-    );
+  /** Whatever way the device is to use the IOASID. */
+  private checkFit({ context, handle, enforceSnoop }: Ioasid, call: string): void {
+    if (context !== this.context) {
+      throw new SysError('EINVAL', call, `IOASID ${handle} is of another file than the one ${this.name} is bound to`);
+    }
+    if (enforceSnoop && !this.bound.device.capable('enforce-cache-coherency')) {
+      throw new SysError('EINVAL', call, `the IOMMU of ${this.name} cannot be made to snoop`);
+    }
   }
 
-  private checkParent({ parent, handle }: Ioasid, call: string): void {
-    if (this.context.rules !== 'v1' || parent === null || this.isAt(parent)) return;
-    throw new SysError('EINVAL', call, `${this.name} is not attached to ${parent.handle}, the parent of ${handle}`);
+  /** The PASID, or NO_PASID, at which the device may come to an IOASID that is not shared. */
+  private placeOf({ parent, handle }: Ioasid, userPasid: number | null, call: string): number {
+    const pasid = keyOf(userPasid, call);
+    const { rules } = this.context;
+    if (rules === 'v1' && parent !== null && !this.isAt(parent)) {
+      throw new SysError('EINVAL', call, `${this.name} is not attached to ${parent.handle}, the parent of ${handle}`);
+    }
+    if (rules === 'v2' && pasid !== NO_PASID && this.bound.device.capable('user-pasid-table')) {
+      throw new SysError('EINVAL', call, `the PASIDs of ${this.name} are in its user's table`);
+    }
+    return pasid;
+  }
+
+  /** Version 1: a device at a child stays at the parent in one place at least. */
+  private checkChildren(ioasid: Ioasid, call: string): void {
+    if (this.context.rules !== 'v1' || this.placesAt(ioasid) > 1) return;
+    const child = [...ioasid.children].find((candidate) => this.isAt(candidate));
+    if (child !== undefined) {
+      throw new SysError('EBUSY', call, `${this.name} is attached to the child ${child.handle}`);
+    }
   }
 }
 

@@ -15,6 +15,9 @@ import { outside, Windows } from './windows.ts';
 
 const CALL = 'ioasid_table';
 
+/** Levels of nesting, the root included. Hardware has two; software can go on, at work that each level multiplies. */
+export const IOASID_MAX_LEVELS = 4;
+
 export type IoasidOptions = {
   readonly parent: Ioasid | null;
   /** User-managed from the start; else the kernel fills the table. */
@@ -31,6 +34,8 @@ export class Ioasid {
   readonly context: IoasidContext;
   readonly handle: number;
   readonly parent: Ioasid | null;
+  /** Levels above: 0 is a root. */
+  readonly depth: number;
   readonly children: Set<Ioasid> = new Set();
   readonly enforceSnoop: boolean;
   readonly shared: AddressSpace | null;
@@ -44,12 +49,16 @@ export class Ioasid {
   private nested: HwptNested | null = null;
   private queue: FaultQueue | null = null;
 
-  /** @throws {SysError} ENOMEM */
+  /** @throws {SysError} EINVAL the parent is on the last of IOASID_MAX_LEVELS; ENOMEM */
   constructor(context: IoasidContext, handle: number, options: IoasidOptions) {
     const { parent, table, shared } = options;
     this.context = context;
     this.handle = handle;
     this.parent = parent;
+    this.depth = parent === null ? 0 : parent.depth + 1;
+    if (this.depth >= IOASID_MAX_LEVELS) {
+      throw new SysError('EINVAL', 'IOASID_ALLOC', `IOASID ${parent!.handle} is nested ${parent!.depth} levels deep`);
+    }
     this.enforceSnoop = options.enforceSnoop;
     this.takesFaults = options.faults;
     this.shared = shared;
@@ -57,10 +66,6 @@ export class Ioasid {
     this.ioas = table === null && shared === null ? ioasAlloc(context.iommufd, 0) : null;
     this.windows = this.ioas !== null && parent !== null ? new Windows() : null;
     parent?.children.add(this);
-  }
-
-  get depth(): number {
-    return this.parent === null ? 0 : this.parent.depth + 1;
   }
 
   /** The user's table that is bound here, or null. */
@@ -84,13 +89,10 @@ export class Ioasid {
 
   /**
    * The hardware page table for `device`, made when there is none. Whoever calls uses it, or trims.
-   * @throws {SysError} EINVAL another IOMMU than the table's, a format it does not have, or DMA that cannot be made to
-   * snoop; EOPNOTSUPP no nesting; EADDRINUSE what is mapped does not fit; EFAULT, ENOMEM; and the driver's errors
+   * @throws {SysError} EINVAL another IOMMU than the table's, or a format it does not have; EOPNOTSUPP no nesting;
+   * EADDRINUSE what is mapped does not fit; EFAULT, ENOMEM; and the driver's errors
    */
   prepare(device: Device): Hwpt {
-    if (this.enforceSnoop && !device.capable('enforce-cache-coherency')) {
-      throw new SysError('EINVAL', CALL, `the IOMMU of ${device.name} cannot be made to snoop`);
-    }
     if (this.bound === null) return this.preparePaging(device);
     this.nested ??= this.makeNested(this.bound, this.takesFaults, device);
     return this.checkDriver(this.nested, device);
@@ -122,19 +124,32 @@ export class Ioasid {
 
   /** Back to a table that the kernel fills, and that is empty. On failure nothing changes. @throws {SysError} as `prepare` */
   unbind(device: Device): void {
+    const { takesFaults } = this;
+    this.takesFaults = false;
     try {
       this.context.routes.move(this, this.preparePaging(device), this.nested!);
     } catch (error) {
+      this.takesFaults = takesFaults;
       this.trim();
       throw error;
     }
     this.bound = null;
-    this.takesFaults = false;
     this.trim();
   }
 
   /** Gives up what nothing uses any more, here and above. Never fails. */
   trim(): void {
+    for (let level: Ioasid | null = this; level !== null; level = level.parent) level.trimOwn();
+  }
+
+  /** The handle is gone, and no device or child is here. Never fails. */
+  destroy(): void {
+    this.parent?.children.delete(this);
+    this.trim();
+    if (this.ioas !== null) this.context.iommufd.objects.destroy(this.ioas.id);
+  }
+
+  private trimOwn(): void {
     const { objects } = this.context.iommufd;
     const keep = this.context.devicesAt(this).length > 0 ? this.table : null;
     const unused = (table: Hwpt | null): table is Hwpt => table !== null && table !== keep && table.users === 1;
@@ -150,14 +165,6 @@ export class Ioasid {
       objects.destroy(this.queue.id);
       this.queue = null;
     }
-    this.parent?.trim();
-  }
-
-  /** The handle is gone, and no device or child is here. Never fails. */
-  destroy(): void {
-    this.parent?.children.delete(this);
-    this.trim();
-    if (this.ioas !== null) this.context.iommufd.objects.destroy(this.ioas.id);
   }
 
   /**
@@ -221,7 +228,7 @@ export class Ioasid {
     hwpt.setFaultQueue(queue);
     hwpt.domain.faultHandler = (group: FaultGroup) => {
       queue.deliver(group);
-      faults.arrived(this);
+      faults.arrived(group);
     };
   }
 

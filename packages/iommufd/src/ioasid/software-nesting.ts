@@ -15,12 +15,16 @@ import type { Window } from './windows.ts';
 
 const ACCESS = IOMMU_READ | IOMMU_WRITE;
 
+/** Areas that one command may merge into all levels below: each level can multiply them. */
+export const MERGED_AREAS_MAX = 65_536;
+
 /** Takes back a step that has been done. */
 type Undo = () => void;
 
 /**
  * Opens a window of `child` onto its parent and shows what lies behind it. On failure nothing changes.
- * @throws {SysError} EEXIST a window is in the way; EINVAL reserved addresses; EFAULT, ENOMEM; and the domains' errors
+ * @throws {SysError} EEXIST a window is in the way; EINVAL reserved addresses; ENOSPC it would merge more than
+ * MERGED_AREAS_MAX areas; EFAULT, ENOMEM; and the domains' errors
  */
 export function openWindow(child: Ioasid, window: Window): void {
   const call = 'IOASID_MAP_DMA';
@@ -85,6 +89,13 @@ function show(child: Ioasid, window: Window, first: bigint, last: bigint, undos:
     const from = higher(area.iova, first);
     const length = lower(area.last, last) - from + 1n;
     const iova = window.iova + (from - window.target);
+    if (undos.length >= MERGED_AREAS_MAX) {
+      throw new SysError(
+        'ENOSPC',
+        'IOASID_MAP_DMA',
+        `more than ${MERGED_AREAS_MAX} areas to merge, at IOASID ${child.handle}`,
+      );
+    }
     if (!merge(child, area, from, length, iova, window.prot)) continue;
     undos.push(() => unmap(child, iova, iova + length - 1n));
     showBelow(child, iova, iova + length - 1n, undos);

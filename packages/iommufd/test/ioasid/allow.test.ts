@@ -76,6 +76,23 @@ describe('authorising and mapping are distinct', () => {
     expect(second.tester.device.authorizedPasids.size).toBe(0);
   });
 
+  test('a device at a child stays at the parent, whichever way it is there', () => {
+    const { first, gpa, gva } = guest();
+    first.allow(gpa, PASID);
+    first.attach(gva, 5);
+    first.detach(gpa);
+    expect([errno(() => first.disallow(gpa, PASID)), first.read(0x3000n, PASID)]).toEqual(['EBUSY', 4]);
+    first.attach(gpa);
+    first.disallow(gpa, PASID);
+    expect([errno(() => first.detach(gpa)), first.read(0x3000n, PASID), first.read(0x3000n)]).toEqual([
+      'EBUSY',
+      null,
+      4,
+    ]);
+    first.detach(gva, 5);
+    first.detach(gpa);
+  });
+
   test('freeing an IOASID, or giving the device up, takes the authority back', () => {
     const { client, first, second, gva } = guest();
     for (const device of [first, second]) device.allow(gva, PASID);

@@ -13,6 +13,9 @@ const TABLES_SLOT = SLOTS;
 /** The user's table leads this address to slot 0, and the pages behind it to the next slots. */
 const GVA = 0x7000_0000_1000n;
 const PASIDS = [null, 5] as const;
+/** The PASID that devices are allowed to use, and at which none is attached. */
+const ALLOWED = 9;
+const LEVELS = 4;
 const DEVICES = 3;
 
 type Place = number | null;
@@ -35,6 +38,8 @@ class Model {
   readonly bound: Set<number> = new Set([0, 1, 2]);
   /** What each device is attached to at each place. */
   readonly lines: Map<string, number[]> = new Map();
+  /** What each device is allowed to use, at ALLOWED. */
+  readonly allowed: Map<number, number> = new Map();
   /** Pages that are registered; null when nothing ever is. */
   readonly registered: Set<number> | null;
 
@@ -48,7 +53,13 @@ class Model {
   }
 
   isAt(device: number, ioasid: number): boolean {
-    return PASIDS.some((place) => this.line(device, place).includes(ioasid));
+    return this.places(device, ioasid) > 0;
+  }
+
+  /** Ways by which a device is at an IOASID. */
+  places(device: number, ioasid: number): number {
+    const attached = PASIDS.filter((place) => this.line(device, place).includes(ioasid)).length;
+    return attached + (this.allowed.get(device) === ioasid ? 1 : 0);
   }
 
   depth(ioasid: number): number {
@@ -68,6 +79,7 @@ class Model {
 
   /** What the DMA of a device reaches at a place. */
   reached(device: number, place: Place): number | null {
+    if (place === ALLOWED) return this.allowed.get(device) ?? null;
     const all = this.group(device).flatMap((member) => this.line(member, place));
     if (all.length === 0) return null;
     return all.reduce((a, b) => (this.depth(b) > this.depth(a) ? b : a));
@@ -146,10 +158,30 @@ class Model {
 
   detach(device: number, ioasid: number, place: Place): Refusal {
     if (!this.line(device, place).includes(ioasid)) return 'ENOENT';
-    const places = PASIDS.filter((other) => this.line(device, other).includes(ioasid));
-    const children = [...this.spaces].filter(([child, { parent }]) => parent === ioasid && this.isAt(device, child));
-    if (this.rules === 'v1' && children.length > 0 && places.length === 1) return 'EBUSY';
+    if (this.staysForChildren(device, ioasid)) return 'EBUSY';
     this.leave(device, ioasid, place);
+    return null;
+  }
+
+  staysForChildren(device: number, ioasid: number): boolean {
+    const children = [...this.spaces].filter(([child, { parent }]) => parent === ioasid && this.isAt(device, child));
+    return this.rules === 'v1' && children.length > 0 && this.places(device, ioasid) === 1;
+  }
+
+  /** One IOASID is at the PASID for all of a group, and each of its devices is allowed for itself. */
+  allow(device: number, ioasid: number): Refusal {
+    const { parent } = this.spaces.get(ioasid)!;
+    if (this.rules === 'v1' && parent !== null && !this.isAt(device, parent)) return 'EINVAL';
+    if (this.group(device).some((member) => (this.allowed.get(member) ?? ioasid) !== ioasid)) return 'EINVAL';
+    if (this.allowed.has(device)) return 'EBUSY';
+    this.allowed.set(device, ioasid);
+    return null;
+  }
+
+  disallow(device: number, ioasid: number): Refusal {
+    if (this.allowed.get(device) !== ioasid) return 'ENOENT';
+    if (this.staysForChildren(device, ioasid)) return 'EBUSY';
+    this.allowed.delete(device);
     return null;
   }
 
@@ -163,6 +195,7 @@ class Model {
   free(ioasid: number): Refusal {
     if ([...this.spaces.values()].some(({ parent }) => parent === ioasid)) return 'EBUSY';
     for (const device of this.bound) for (const place of PASIDS) this.leave(device, ioasid, place);
+    for (const device of this.bound) if (this.allowed.get(device) === ioasid) this.allowed.delete(device);
     this.spaces.delete(ioasid);
     return null;
   }
@@ -235,6 +268,14 @@ const step = fc.oneof(
     weight: 3,
     arbitrary: fc.record({ op: fc.constant('detach' as const), ioasid, device, place, together: fc.boolean() }),
   },
+  {
+    weight: 4,
+    arbitrary: fc.record({ op: fc.constant('allow' as const), ioasid, device, together: fc.boolean() }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({ op: fc.constant('disallow' as const), ioasid, device, together: fc.boolean() }),
+  },
   { weight: 8, arbitrary: fc.record({ op: fc.constant('map' as const), ioasid, slot, source: fc.nat(PAGES - 1) }) },
   { weight: 2, arbitrary: fc.record({ op: fc.constant('unmap' as const), ioasid, slot }) },
   { weight: 3, arbitrary: fc.record({ op: fc.constant('bind' as const), ioasid }) },
@@ -280,6 +321,7 @@ class Pair {
     }
     if (step.op === 'rebind') {
       for (const place of PASIDS) model.lines.delete(`${step.device}/${place}`);
+      model.allowed.delete(step.device);
       devices[step.device]!.unbind();
       devices[step.device] = host.bind(step.device);
       return;
@@ -303,6 +345,11 @@ class Pair {
       for (const member of together ? model.group(device) : [device]) {
         this.same(step, model[op](member, ioasid, place), () => devices[member]![op](ioasid, place));
       }
+    } else if (step.op === 'allow' || step.op === 'disallow') {
+      const { op, device, together } = step;
+      for (const member of together ? model.group(device) : [device]) {
+        this.same(step, model[op](member, ioasid), () => devices[member]![op](ioasid, ALLOWED));
+      }
     } else if (step.op === 'map') this.map(ioasid, step.slot, step.source);
     else if (step.op === 'unmap') {
       const tables = step.slot === TABLES_SLOT;
@@ -325,7 +372,7 @@ class Pair {
   check(): void {
     for (let device = 0; device < DEVICES; device++) {
       const { tester } = this.devices[device]!;
-      for (const place of PASIDS) {
+      for (const place of [...PASIDS, ALLOWED]) {
         const at = (base: bigint): (number | null)[] =>
           Array.from({ length: SLOTS }, (_, slot) => tester.probe(base + BigInt(slot) * PAGE, place ?? -1));
         expect([device, place, { slots: at(0n), gva: at(GVA) }]).toEqual([
@@ -362,7 +409,7 @@ class Pair {
     const space = model.spaces.get(parent)!;
     if (model.rules === 'v2') {
       const request = user ? { parent, pageTable: { address: TABLES } } : { parent };
-      const refusal = space.user ? 'EINVAL' : null;
+      const refusal = space.user || model.depth(parent) === LEVELS - 1 ? 'EINVAL' : null;
       this.same({ op: 'nest' }, refusal, () => {
         model.spaces.set(host.client.alloc(request), { parent, user, maps: new Map() });
       });

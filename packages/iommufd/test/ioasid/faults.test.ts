@@ -137,6 +137,43 @@ test('groups of several IOASIDs are read in the order in which they came, whole'
   expect([device.tester.wait(), other.tester.busy]).toEqual([true, true]);
 });
 
+test('the order is kept when a group before is answered by the kernel', () => {
+  const { host, client, device, gpa, gva } = faulting();
+  const other = host.bind(1);
+  other.attach(gpa);
+  const second = table(host, gpa, other);
+  start(device, host);
+  start(other, host);
+  device.detach(gva, PASID);
+  expect([device.tester.wait(), device.tester.response]).toEqual([true, PRG_INVALID_REQUEST]);
+  device.attach(gva, PASID);
+  start(device, host);
+  expect(client.readFaults()).toMatchObject([{ ioasid: second }, { ioasid: gva }]);
+});
+
+test('the table that the kernel fills after an unbind takes no page requests', () => {
+  const { host, client, device, gva } = faulting();
+  const { failpoints } = host.machine.kernel;
+  for (let nth = 1; ; nth++) {
+    failpoints.arm(nth);
+    const code = errno(() => client.unbindPageTable(gva));
+    const { hit } = failpoints;
+    failpoints.arm(0);
+    if (hit === null) break;
+    expect(code).toBe('ENOMEM');
+    // A table that is made anew after the failure takes them as before.
+    device.detach(gva, PASID);
+    device.attach(gva, PASID);
+    start(device, host);
+    const [fault] = client.readFaults();
+    client.respondFault(fault!, false);
+    expect(device.tester.wait()).toBe(true);
+  }
+  start(device, host);
+  expect([device.tester.wait(), device.tester.response, client.readFaults()]).toEqual([true, PRG_INVALID_REQUEST, []]);
+  expect(host.context.get(gva, 'test').faults).toBeNull();
+});
+
 test('a table that takes no page requests has them answered at once', () => {
   const { host, client, device, gva } = faulting();
   client.bindPageTable({ ioasid: gva, address: ROOT });

@@ -228,6 +228,36 @@ describe('free and close', () => {
     expect(first.tester.device.group.owner).toBeNull();
   });
 
+  test('C7 all DMA of all devices is blocked before anything else of a close, however they were authorised', () => {
+    const host = new IoasidHost({ rules: 'v2' });
+    const { client, machine } = host;
+    const [first, second] = [host.bind(0), host.bind(1)];
+    const gpa = client.alloc();
+    const va = host.memory(1, 5);
+    client.map({ ioasid: gpa, iova: 0, vaddr: va, size: PAGE });
+    first.attach(gpa);
+    first.attach(gpa, 6);
+    second.allow(gpa, 7);
+    const shared = second.attach(client.alloc({ shared: true }))!;
+    const reached = (): (number | null)[] => [
+      first.tester.probe(0n, -1),
+      first.tester.probe(0n, 6),
+      second.tester.probe(0n, 7),
+      second.tester.probe(va, shared),
+    ];
+    expect(reached()).toEqual([5, 5, 5, 5]);
+    const { routes } = host.context;
+    const drop = routes.drop.bind(routes);
+    const seen: unknown[] = [];
+    routes.drop = (...where) => {
+      seen.push(reached());
+      drop(...where);
+    };
+    host.system.close(client.fd);
+    expect(seen).toEqual([0, 1].map(() => [null, null, null, null]));
+    expect([host.pins, machine.core.pasids.size, second.tester.device.authorizedPasids.size]).toEqual([[0, 0], 0, 0]);
+  });
+
   test('C13 a device that is given up is detached, blocked and released, and its file goes on', () => {
     const host = new IoasidHost();
     const { client } = host;

@@ -1,6 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { errno, IoasidHost, PAGE } from '../support/ioasid-host.ts';
+import { MERGED_AREAS_MAX } from '../../src/ioasid/software-nesting.ts';
+import { MEMORY } from '../support/host.ts';
+import { errno, FakeIoasidHost, IoasidHost, PAGE } from '../support/ioasid-host.ts';
 
 describe('nesting in software', () => {
   /** Both devices at a root with 8 pages at 0, filled with 1..8, the second at a child as well. */
@@ -51,6 +53,34 @@ describe('nesting in software', () => {
     client.unmap(child, 0x10_0000, 16n * PAGE);
     expect([second.read(0x10_7000n), host.pins]).toEqual([null, [4, 4]]);
   });
+
+  test('one map merges so many areas below and no more, whatever the levels multiply', () => {
+    const host = new FakeIoasidHost('v2');
+    const { client } = host;
+    const width = 256n;
+    const ioasids = [client.alloc()];
+    for (let level = 1; level < 4; level++) ioasids.push(client.alloc({ parent: ioasids[level - 1]! }));
+    const [root, first, second, third] = ioasids as [number, number, number, number];
+    // Of each page of the root there are 16 in the first level, 256 in the second and 65,536 in the third.
+    for (let n = 0n; n < 16n; n++) {
+      client.map({ ioasid: first, iova: n * PAGE, vaddr: 0, size: PAGE });
+      client.map({ ioasid: second, iova: n * 16n * PAGE, vaddr: 0, size: 16n * PAGE });
+    }
+    for (let n = 0n; n < width; n++) {
+      client.map({ ioasid: third, iova: n * width * PAGE, vaddr: 0, size: width * PAGE });
+    }
+    const areas = (): number[] =>
+      ioasids.map((ioasid) => host.context.get(ioasid, 'test').ioas!.table.areasIn(0n, 1n << 48n).length);
+    expect(errno(() => client.map({ ioasid: root, iova: 0, vaddr: MEMORY, size: PAGE }))).toBe('ENOSPC');
+    expect(areas()).toEqual([0, 0, 0, 0]);
+    for (let n = 0n; n < 2n; n++) client.unmap(third, n * width * PAGE, width * PAGE);
+    client.map({ ioasid: root, iova: 0, vaddr: MEMORY, size: PAGE });
+    const merged = areas();
+    expect(merged).toEqual([1, 16, 256, 254 * 256]);
+    expect(merged.slice(1).reduce((sum, count) => sum + count, 0)).toBeLessThanOrEqual(MERGED_AREAS_MAX);
+    host.system.exit();
+    expect(host.node.iommufd.objects).toBe(0);
+  }, 30_000);
 
   test('of access both levels have a say', () => {
     const host = new IoasidHost({ features: { nested: false } });

@@ -125,6 +125,18 @@ describe('formats', () => {
   });
 });
 
+test('nesting has four levels', () => {
+  const host = new FakeIoasidHost('v2');
+  const { client } = host;
+  let deepest = client.alloc();
+  for (let level = 1; level < 4; level++) deepest = client.alloc({ parent: deepest });
+  const before = host.snapshot();
+  expect(errno(() => client.alloc({ parent: deepest }))).toBe('EINVAL');
+  expect(errno(() => client.alloc({ parent: deepest, pageTable: { address: 0 } }))).toBe('EINVAL');
+  expect(host.snapshot()).toEqual(before);
+  client.free(deepest);
+});
+
 describe('what is mapped before a device is attached must suit it', () => {
   test('a window that no table can hold, or in a region that the device reserves, though the parent maps nothing there', () => {
     const host = new IoasidHost({ rules: 'v2' });
@@ -210,6 +222,10 @@ describe('roots', () => {
       expect(errno(() => device.attach(strict))).toBe(snoopControl ? null : 'EINVAL');
       expect(device.read(0n)).toBe(snoopControl ? 6 : null);
       expect(errno(() => device.attach(lax, 5))).toBeNull();
+      expect(errno(() => device.allow(strict, 6))).toBe(snoopControl ? null : 'EINVAL');
+      const mine = client.alloc({ shared: true, enforceSnoop: true });
+      expect(errno(() => device.attach(mine))).toBe(snoopControl ? null : 'EINVAL');
+      expect(host.machine.core.pasids.size).toBe(snoopControl ? 1 : 0);
     }
   });
 });

@@ -46,6 +46,7 @@ export function fakeKernel(): Kernel {
 /** A process's memory: pages that are there, their frames, and how often each frame is pinned. */
 export class FakeAddressSpace implements AddressSpace {
   readonly id: number;
+  readonly alive = true;
   readonly rootPfn = null;
   pinnedPages = 0;
   lockedPages = 0;
