@@ -13,7 +13,7 @@ export type UnrecoverableReason =
   | 'pasid-invalid'
   /** A page-table entry could not be read or updated. */
   | 'walk-abort'
-  /** A page-table entry is absent or malformed, or a table is where the next stage has nothing. */
+  /** A page-table entry is absent, allows nothing or is malformed, or a table is where the next stage has nothing. */
   | 'not-translated'
   | 'permission'
   /** An address is wider than a stage takes. */

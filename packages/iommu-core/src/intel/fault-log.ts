@@ -80,7 +80,7 @@ export class FaultLog {
       const word3 = this.registers.read32(at + 12);
       if ((word3 & FRCD3_F) === 0) break;
       const fault = decode(this.registers.read64(at), this.registers.read32(at + 8), word3);
-      // The record is given back before the fault is handled, which may relax and come back here.
+      // The record is given back first, so that the unit has room for the next fault while this one is handled.
       this.registers.write32(at + 12, FRCD3_F);
       this.next = (this.next + 1) % faultRecords;
       this.take(fault);

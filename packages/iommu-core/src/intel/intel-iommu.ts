@@ -19,13 +19,14 @@ import { Attachments } from './attachments.ts';
 import { IDENTITY_DOMAIN_ID } from './domain-ids.ts';
 import { IntelFeatures } from './features.ts';
 import type { IntelDevice } from './intel-device.ts';
-import { HWPT_DATA_VTD_S1, IntelNestedDomain, parseStage1 } from './nested-domain.ts';
+import { IntelNestedDomain, parseStage1 } from './nested-domain.ts';
 import { IntelPagingDomain } from './paging-domain.ts';
 import { clearEntry, refreshEntries, setEntry, type TableDomain } from './pasid-entries.ts';
 import { PasidTable } from './pasid-table.ts';
 import { BlockedDomain, IdentityDomain } from './static-domains.ts';
 import { IntelSvaDomain } from './sva-domain.ts';
 import { IntelUnit, type IntelUnitOptions } from './unit.ts';
+import { HWPT_DATA_VTD_S1 } from './vtd-s1.ts';
 
 /** enum iommu_hw_info_type and struct iommu_hw_info_vtd. */
 const HW_INFO_DEFAULT = 0;

@@ -12,18 +12,15 @@ import { Attachments, coveringRange, WHOLE_SPACE_LG2 } from './attachments.ts';
 import type { IntelPagingDomain } from './paging-domain.ts';
 import type { PasidEntry } from './pasid-entry.ts';
 import type { IntelUnit } from './unit.ts';
-
-/** enum iommu_hwpt_data_type and iommu_hwpt_invalidate_data_type. */
-export const HWPT_DATA_VTD_S1 = 1;
-const INVALIDATE_DATA_VTD_S1 = 0;
-/** Bytes of struct iommu_hwpt_vtd_s1 and of struct iommu_hwpt_vtd_s1_invalidate. */
-const VTD_S1_BYTES = 24;
-const VTD_S1_INVALIDATE_BYTES = 24;
-
-const S1_SUPERVISOR = 1n;
-const S1_EXTENDED_ACCESSED = 2n;
-const S1_WRITE_PROTECT = 4n;
-const INVALIDATE_LEAF = 1;
+import {
+  HWPT_INVALIDATE_DATA_VTD_S1,
+  VTD_INV_FLAGS_LEAF,
+  VTD_S1_EAFE,
+  VTD_S1_SRE,
+  VTD_S1_WPE,
+  vtdS1,
+  vtdS1Invalidate,
+} from './vtd-s1.ts';
 
 /** A described first stage. */
 type Stage1Config = {
@@ -39,28 +36,24 @@ type Stage1Config = {
 export function parseStage1(unit: IntelUnit, data: UserData): Stage1Config {
   const call = 'IOMMU_HWPT_ALLOC';
   const { capabilities } = unit;
-  if (data.length !== VTD_S1_BYTES) throw new SysError('EINVAL', call, `${data.length} bytes of vtd_s1`);
-  const bytes = data.read();
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const flags = view.getBigUint64(0, true);
-  const root = view.getBigUint64(8, true);
-  const width = view.getUint32(16, true);
-  if ((flags & ~(S1_SUPERVISOR | S1_EXTENDED_ACCESSED | S1_WRITE_PROTECT)) !== 0n || view.getUint32(20, true) !== 0) {
+  if (data.length !== vtdS1.size) throw new SysError('EINVAL', call, `${data.length} bytes of vtd_s1`);
+  const { flags, pgtblAddr, addrWidth, reserved } = vtdS1.read(data.read());
+  if ((flags & ~(VTD_S1_SRE | VTD_S1_EAFE | VTD_S1_WPE)) !== 0n || reserved !== 0) {
     throw new SysError('EOPNOTSUPP', call, `vtd_s1 flags 0x${flags.toString(16)} or reserved bits`);
   }
-  if (width !== 48 && !(width === 57 && capabilities.firstStage5Level)) {
-    throw new SysError('EINVAL', call, `first stage of ${width} bits`);
+  if (addrWidth !== 48 && !(addrWidth === 57 && capabilities.firstStage5Level)) {
+    throw new SysError('EINVAL', call, `first stage of ${addrWidth} bits`);
   }
-  const supervisor = (flags & S1_SUPERVISOR) !== 0n;
-  const extendedAccessed = (flags & S1_EXTENDED_ACCESSED) !== 0n;
+  const supervisor = (flags & VTD_S1_SRE) !== 0n;
+  const extendedAccessed = (flags & VTD_S1_EAFE) !== 0n;
   if (supervisor && !capabilities.supervisorRequests) throw new SysError('EINVAL', call, 'no supervisor requests');
   if (extendedAccessed && !capabilities.extendedAccessed) throw new SysError('EINVAL', call, 'no extended accessed');
   return {
-    root: root & ~0xfffn,
-    fiveLevels: width === 57,
+    root: pgtblAddr & ~0xfffn,
+    fiveLevels: addrWidth === 57,
     supervisor,
     extendedAccessed,
-    writeProtect: (flags & S1_WRITE_PROTECT) !== 0n,
+    writeProtect: (flags & VTD_S1_WPE) !== 0n,
   };
 }
 
@@ -108,14 +101,14 @@ export class IntelNestedDomain implements NestedDomain {
   invalidate(dataType: number, entries: Uint8Array, entryLength: number, count: number): InvalidateResult {
     let handled = 0;
     try {
-      if (dataType !== INVALIDATE_DATA_VTD_S1) {
+      if (dataType !== HWPT_INVALIDATE_DATA_VTD_S1) {
         throw new SysError('EINVAL', 'IOMMU_HWPT_INVALIDATE', `data type ${dataType}`);
       }
-      if (count > 0 && entryLength !== VTD_S1_INVALIDATE_BYTES) {
+      if (count > 0 && entryLength !== vtdS1Invalidate.size) {
         throw new SysError('EINVAL', 'IOMMU_HWPT_INVALIDATE', `entries of ${entryLength} bytes`);
       }
       for (; handled < count; handled++) {
-        this.invalidateOne(new DataView(entries.buffer, entries.byteOffset + handled * entryLength, entryLength));
+        this.invalidateOne(vtdS1Invalidate.read(entries, handled * entryLength));
       }
       return { handled, failure: null };
     } catch (error) {
@@ -129,21 +122,18 @@ export class IntelNestedDomain implements NestedDomain {
     this.unit.domainIds.release(this.domainId);
   }
 
-  private invalidateOne(entry: DataView): void {
+  private invalidateOne({ addr, npages, flags, reserved }: ReturnType<typeof vtdS1Invalidate.read>): void {
     const call = 'IOMMU_HWPT_INVALIDATE';
-    const address = entry.getBigUint64(0, true);
-    const pages = entry.getBigUint64(8, true);
-    const flags = entry.getUint32(16, true);
-    if ((flags & ~INVALIDATE_LEAF) !== 0 || entry.getUint32(20, true) !== 0) {
+    if ((flags & ~VTD_INV_FLAGS_LEAF) !== 0 || reserved !== 0) {
       throw new SysError('EOPNOTSUPP', call, `flags ${flags} or reserved bits`);
     }
-    if ((address & 0xfffn) !== 0n || (pages === U64_MAX && address !== 0n)) {
-      throw new SysError('EINVAL', call, `address 0x${address.toString(16)} with ${pages} pages`);
+    if ((addr & 0xfffn) !== 0n || (npages === U64_MAX && addr !== 0n)) {
+      throw new SysError('EINVAL', call, `address 0x${addr.toString(16)} with ${npages} pages`);
     }
-    const leaf = (flags & INVALIDATE_LEAF) !== 0;
-    if (pages === 0n) return;
-    const first = Number(address >> 12n);
-    const last = first + Number(pages) - 1;
+    const leaf = (flags & VTD_INV_FLAGS_LEAF) !== 0;
+    if (npages === 0n) return;
+    const first = Number(addr >> 12n);
+    const last = first + Number(npages) - 1;
     const { address: start, sizeLg2 } =
       last < 2 ** 52 ? coveringRange(first, last) : { address: 0n, sizeLg2: WHOLE_SPACE_LG2 };
     this.attachments.addFlush(start, sizeLg2, leaf);

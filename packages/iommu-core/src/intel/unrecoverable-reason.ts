@@ -1,4 +1,7 @@
-/** What a fault reason of the unit means to the core (Intel VT-d specification, revision 4.1, section 7.1.3). */
+/**
+ * What a fault reason of the unit means to the core (Intel VT-d specification, revision 4.1, section 7.1.3). A second
+ * stage's entry that allows nothing is an absent one: both are SSS.2.
+ */
 
 import { vtdFault } from '@iommukit/hw';
 import type { UnrecoverableReason } from '../unrecoverable-fault.ts';
@@ -26,7 +29,7 @@ const reasons: ReadonlyMap<number, UnrecoverableReason> = new Map<number, Unreco
   [vtdFault.SFS_9, 'walk-abort'],
   [vtdFault.SFS_10, 'walk-abort'],
   [vtdFault.SSS_1, 'walk-abort'],
-  [vtdFault.SSS_2, 'permission'],
+  [vtdFault.SSS_2, 'not-translated'],
   [vtdFault.SSS_3, 'not-translated'],
   [vtdFault.SSS_4, 'walk-abort'],
   [vtdFault.SSS_5, 'walk-abort'],

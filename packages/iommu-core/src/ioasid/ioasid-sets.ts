@@ -167,7 +167,7 @@ export class IoasidSets {
   /** Whether the set exists, can have a further id, and belongs to nobody who is gone. */
   protected mayGrow(set: IoasidSet): boolean {
     if (!this.isSet(set) || set.count >= set.quota) return false;
-    return set.token === null || !this.mms.isGone(set.token);
+    return set.token === null || set.token.alive;
   }
 
   /** A call that cannot refuse had nothing to do. */

@@ -23,15 +23,9 @@ type MmUse = {
 export class MmSets {
   private readonly kernel: Kernel;
   private readonly uses = new Map<AddressSpace, MmUse>();
-  private readonly gone = new WeakSet<AddressSpace>();
 
   constructor(kernel: Kernel) {
     this.kernel = kernel;
-  }
-
-  /** True when the address space went away after somebody had asked for a set or a subscription. */
-  isGone(mm: AddressSpace): boolean {
-    return this.gone.has(mm);
   }
 
   find(mm: AddressSpace): IoasidSet | null {
@@ -56,7 +50,7 @@ export class MmSets {
   release(mm: AddressSpace): void {
     const use = this.uses.get(mm)!;
     use.set = null;
-    if (this.gone.has(mm)) use.notifiers.clear();
+    if (!mm.alive) use.notifiers.clear();
     this.dropUnused(mm, use);
   }
 
@@ -94,7 +88,7 @@ export class MmSets {
   }
 
   private use(call: string, mm: AddressSpace): MmUse {
-    if (this.gone.has(mm)) throw new SysError('EINVAL', call, `address space ${mm.id} is gone`);
+    if (!mm.alive) throw new SysError('EINVAL', call, `address space ${mm.id} is gone`);
     const present = this.uses.get(mm);
     if (present !== undefined) return present;
     this.kernel.checkpoint('ioasid_mm');
@@ -106,7 +100,6 @@ export class MmSets {
   }
 
   private lose(mm: AddressSpace): void {
-    this.gone.add(mm);
     if (this.find(mm) === null) this.uses.delete(mm);
   }
 

@@ -1,6 +1,6 @@
 /**
- * A guest's invalidations of what was cached of the page tables it has bound, as Linux had them before 5.18 (Linux 5.17:
- * iommu_uapi_cache_invalidate, drivers/iommu/iommu.c; intel_iommu_sva_invalidate, drivers/iommu/intel/iommu.c).
+ * A guest's invalidations of what was cached of the page tables it has bound, as Linux 5.17 had them
+ * (iommu_uapi_cache_invalidate, drivers/iommu/iommu.c; intel_iommu_sva_invalidate, drivers/iommu/intel/iommu.c).
  *
  * A façade on the invalidation of nested domains, which reaches the unit's IOTLB and paging-structure cache and, where
  * the device has ATS on, always the device's cache: a guest may take the one for the other.
@@ -9,8 +9,9 @@
 import { U64_MAX } from '@iommukit/hw';
 import type { Device } from '../device.ts';
 import { SysError } from '../errno.ts';
+import { HWPT_INVALIDATE_DATA_VTD_S1, VTD_INV_FLAGS_LEAF, vtdS1Invalidate } from '../intel/vtd-s1.ts';
 import type { AddressSpace } from '../process/address-space.ts';
-import { struct } from '../struct.ts';
+import { checkDriver } from './check-driver.ts';
 import type { GuestPasid, GuestPasids } from './guest-pasids.ts';
 import * as uapi from './layout.ts';
 import { copyStruct } from './user-struct.ts';
@@ -19,11 +20,6 @@ const CALL = 'iommu_cache_invalidate';
 const { offset } = uapi.iommuCacheInvalidateInfo;
 /** Bytes of the structure up to the union. */
 const MIN_SIZE = offset('flags');
-
-/** Data type IOMMU_HWPT_INVALIDATE_DATA_VTD_S1, struct iommu_hwpt_vtd_s1_invalidate and its flag (include/uapi/linux/iommufd.h). */
-const INVALIDATE_DATA_VTD_S1 = 0;
-const vtdS1Invalidate = struct({ addr: 'u64', npages: 'u64', flags: 'u32', reserved: 'u32' });
-const INVALIDATE_LEAF = 1;
 
 type PageRange = { readonly addr: bigint; readonly npages: bigint; readonly leaf: boolean };
 
@@ -47,7 +43,7 @@ export function cacheInvalidate(guestPasids: GuestPasids, device: Device, info: 
  * @throws {SysError} EFAULT; EPERM the bind is another process's; and as `cacheInvalidate`
  */
 export function cacheInvalidateUser(guestPasids: GuestPasids, device: Device, mm: AddressSpace, pointer: bigint): void {
-  checkDriver(device);
+  checkDriver(device, CALL);
   const info = copyStruct(CALL, mm, pointer, uapi.iommuCacheInvalidateInfo, MIN_SIZE, (head) => {
     if (head.argsz < sizeFor(head.granularity)) {
       throw new SysError('EINVAL', CALL, `${head.argsz} bytes with granularity ${head.granularity}`);
@@ -68,17 +64,12 @@ function sizeFor(granularity: number): number {
 }
 
 function findBind(guestPasids: GuestPasids, device: Device, info: uapi.IommuCacheInvalidateInfo): GuestPasid {
-  checkDriver(device);
+  checkDriver(device, CALL);
   checkInfo(info);
   checkVtd(info);
   const bind = guestPasids.find(device, Number(info.pasid));
   if (bind === null) throw new SysError('ENOENT', CALL, `PASID ${info.pasid} is not bound on ${device.name}`);
   return bind;
-}
-
-/** @throws {SysError} ENODEV */
-function checkDriver({ driver }: Device): void {
-  if (driver.attachPasid === null) throw new SysError('ENODEV', CALL, `${driver.name} has no PASIDs`);
 }
 
 /** The kernel's checks. @throws {SysError} EINVAL */
@@ -134,7 +125,7 @@ function rangeOf({ granularity, flags, addr, granuleSize, nbGranules }: uapi.Iom
 
 function invalidate({ domain }: GuestPasid, { addr, npages, leaf }: PageRange): void {
   const entry = new Uint8Array(vtdS1Invalidate.size);
-  vtdS1Invalidate.write({ addr, npages, flags: leaf ? INVALIDATE_LEAF : 0, reserved: 0 }, entry);
-  const { failure } = domain.invalidate(INVALIDATE_DATA_VTD_S1, entry, entry.length, 1);
+  vtdS1Invalidate.write({ addr, npages, flags: leaf ? VTD_INV_FLAGS_LEAF : 0, reserved: 0 }, entry);
+  const { failure } = domain.invalidate(HWPT_INVALIDATE_DATA_VTD_S1, entry, entry.length, 1);
   if (failure !== null) throw failure;
 }

@@ -40,7 +40,11 @@ export type DeviceFault =
       readonly addr: bigint;
     };
 
-/** Runs in kernel work. It refuses a fault by throwing a SysError: a page request's group is then answered INVALID. */
+/**
+ * Hears of a fault in kernel work, or inside a call that waits for the device's page requests. It may only note the
+ * fact: it makes no call and waits for nothing. It refuses a fault by throwing a SysError: a page request's group is
+ * then answered INVALID.
+ */
 export type DeviceFaultHandler = (fault: DeviceFault) => void;
 
 /** Bytes of struct iommu_fault. */

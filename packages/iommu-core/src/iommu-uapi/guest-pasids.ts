@@ -1,7 +1,7 @@
 /**
- * Binding the page table of a guest's process to a PASID of a device, as Linux had it before 5.18, with the references
- * and notifications of the V4 proposal for IOASIDs, February 2021 (Linux 5.17: iommu_uapi_sva_bind_gpasid,
- * drivers/iommu/iommu.c; intel_svm_bind_gpasid, drivers/iommu/intel/svm.c).
+ * Binding the page table of a guest's process to a PASID of a device, as Linux 5.17 had it, with the references and
+ * notifications of the V4 proposal for IOASIDs, February 2021 (iommu_uapi_sva_bind_gpasid, drivers/iommu/iommu.c;
+ * intel_svm_bind_gpasid, drivers/iommu/intel/svm.c).
  *
  * A façade: a bind is a nested domain on the paging domain that the device has without PASID, attached at the host's
  * PASID. That domain must be a nest parent, and whoever frees it unbinds first. All that is kept here is who bound what,
@@ -10,12 +10,17 @@
  * A PASID may be bound on several devices. While it is bound on any it has the guest's PASID, if one was given, as its
  * SPID, and each bind holds a reference on it. When an owner frees a PASID that is bound, or exits, everything is taken
  * down here; nobody needs to unbind.
+ *
+ * Every change waits for hardware, and queued work that runs meanwhile may make others: bind and unbind elsewhere, free
+ * the PASID, end the process. So what is kept of a PASID lasts from before its first bind until after its last, and a
+ * bind looks again when it has waited.
  */
 
 import type { AttachHandle } from '../attach-handle.ts';
 import type { Device } from '../device.ts';
 import type { NestedDomain, PagingDomain } from '../domain.ts';
 import { SysError } from '../errno.ts';
+import { HWPT_DATA_VTD_S1, VTD_S1_EAFE, VTD_S1_SRE, VTD_S1_WPE, vtdS1 } from '../intel/vtd-s1.ts';
 import { INVALID_IOASID } from '../ioasid/ioasid.ts';
 import type { IoasidSet } from '../ioasid/ioasid-set.ts';
 import type { Ioasids } from '../ioasid/ioasids.ts';
@@ -24,7 +29,7 @@ import { ALLOC_PASID, type UserData } from '../iommu-driver.ts';
 import type { Kernel } from '../kernel.ts';
 import { attachDevicePasid, detachDevicePasid, isUnused } from '../pasid-attach.ts';
 import type { AddressSpace, AddressSpaceNotifier } from '../process/address-space.ts';
-import { struct } from '../struct.ts';
+import { checkDriver } from './check-driver.ts';
 import type { DeviceFaults } from './device-faults.ts';
 import * as uapi from './layout.ts';
 import { copyStruct } from './user-struct.ts';
@@ -36,13 +41,6 @@ const PASID_MAX = 2 ** 20;
 /** Bytes that must be there; what follows is the vendor's. */
 const BIND_MIN_SIZE = uapi.iommuGpasidBindData.offset('vtdFlags');
 
-/** Data type IOMMU_HWPT_DATA_VTD_S1, struct iommu_hwpt_vtd_s1 and its flags (include/uapi/linux/iommufd.h). */
-const HWPT_DATA_VTD_S1 = 1;
-const vtdS1 = struct({ flags: 'u64', pgtblAddr: 'u64', addrWidth: 'u32', reserved: 'u32' });
-const VTD_S1_SRE = 1n;
-const VTD_S1_EAFE = 2n;
-const VTD_S1_WPE = 4n;
-
 /** One bind: the guest's page table behind a PASID of a device. */
 export type GuestPasid = AttachHandle & {
   readonly device: Device;
@@ -52,13 +50,15 @@ export type GuestPasid = AttachHandle & {
   readonly mm: AddressSpace;
 };
 
-/** All binds of one PASID. */
+/** All binds of one PASID, from before the first until after the last. */
 type Binding = {
   readonly hostPasid: number;
   readonly mm: AddressSpace;
   readonly set: IoasidSet;
-  readonly binds: GuestPasid[];
-  /** Binds and those that are being taken down. */
+  binds: GuestPasid[];
+  /** Those being made; one that is taken out meanwhile does not become a bind. */
+  readonly coming: Set<GuestPasid>;
+  /** Binds, those being made and those being taken down. */
   users: number;
   /** The SPID that goes with the last of them, because a bind attached it; INVALID_IOASID for none. */
   spid: number;
@@ -98,12 +98,15 @@ export class GuestPasids {
   /**
    * Puts the page table at guest-physical `data.gpgd` behind PASID `data.hpasid` of `device`, for the process that owns
    * the PASID. Page requests then go to the device's fault handler, under the host's PASID.
+   *
+   * A bind whose ground goes while it waits for hardware is undone and refused as if it had gone before: of a process
+   * that ends EINVAL, of a PASID that is freed EBUSY, of a device that is released ENODEV.
    * @throws {SysError} ENODEV the driver has no PASIDs; EINVAL a version, format, size, flag or padding that this
    * interface does not have, a device without 20 bits of PASIDs or in a group with others, a PASID out of range, a
-   * device that is not attached to a nest parent, a table beyond what that maps, an address width or a flag that the
-   * unit does not have, or a guest PASID that is another's in the set, or not the one that the PASID has already;
-   * ENOENT, EINVAL, EPERM no such PASID, none of a process, or another process's; EBUSY the PASID is being freed, or in
-   * use on this device; and what attachDevicePasid refuses
+   * process that has ended, a device that is not attached to a nest parent, a table beyond what that maps, an address
+   * width or a flag that the unit does not have, or a guest PASID that is another's in the set, or not the one that the
+   * PASID has already; ENOENT, EINVAL, EPERM no such PASID, none of a process, or another process's; EBUSY the PASID is
+   * freed, or in use on this device; and what attachDevicePasid refuses
    */
   bind(device: Device, mm: AddressSpace, data: uapi.GpasidBindData): void {
     checkDriver(device, BIND);
@@ -111,6 +114,7 @@ export class GuestPasids {
     checkVtdData(data, BIND);
     checkDevice(device, BIND);
     const hostPasid = checkPasid(data.hpasid, BIND);
+    checkAlive(mm);
     this.kernel.checkpoint('gpasid_bind');
     this.ioasids.getIfOwned(hostPasid, mm);
     try {
@@ -157,12 +161,20 @@ export class GuestPasids {
 
   /** Undoes every bind of `device`: it goes away, or is taken from its nest parent. Never fails. */
   release(device: Device): void {
-    for (const binding of [...this.bindings.values()]) {
-      this.end(
-        binding,
-        binding.binds.filter((bind) => bind.device === device),
-      );
+    for (const { coming } of this.bindings.values()) {
+      for (const bind of coming) if (bind.device === device) coming.delete(bind);
     }
+    // Found anew each time: while the hardware is waited for, binds come and go.
+    for (let bind = this.bindOf(device); bind !== null; bind = this.bindOf(device)) {
+      this.end(this.bindings.get(bind.hostPasid)!, [bind]);
+    }
+  }
+
+  private bindOf(device: Device): GuestPasid | null {
+    for (const { binds } of this.bindings.values()) {
+      for (const bind of binds) if (bind.device === device) return bind;
+    }
+    return null;
   }
 
   /** With a reference on the PASID in hand. */
@@ -177,32 +189,52 @@ export class GuestPasids {
     if (data.gpgd > parent.aperture.last) {
       throw new SysError('EINVAL', BIND, `no table at 0x${data.gpgd.toString(16)} of domain ${parent.id}`);
     }
-    const takesSpid = this.checkSpid(hostPasid, data);
+    this.takesSpid(hostPasid, data);
     const domain = allocNested(device, parent, data);
     const bind: GuestPasid = { device, domain, hostPasid, mm };
+    const binding = this.bindings.get(hostPasid) ?? this.open(mm, hostPasid);
+    binding.users++;
+    binding.coming.add(bind);
     try {
       if (device.capable('page-requests')) domain.faultHandler = this.faults.deliver;
       attachDevicePasid(device, hostPasid, bind);
-      if (takesSpid) this.ioasids.attachSpid(hostPasid, Number(data.gpasid));
+      this.checkStanding(binding, bind);
+      if (this.takesSpid(hostPasid, data)) {
+        this.ioasids.attachSpid(hostPasid, Number(data.gpasid));
+        binding.spid = Number(data.gpasid);
+      }
+      binding.binds.push(bind);
     } catch (error) {
-      detachDevicePasid(device, hostPasid);
+      if (device.group.pasidHandles.get(hostPasid) === bind) detachDevicePasid(device, hostPasid);
       domain.free();
+      this.leave(binding);
       throw error;
+    } finally {
+      binding.coming.delete(bind);
     }
-    const binding = this.bindings.get(hostPasid) ?? this.open(mm, hostPasid);
-    binding.binds.push(bind);
-    binding.users++;
-    if (takesSpid) binding.spid = Number(data.gpasid);
   }
 
-  /** Whether this bind gives the PASID its SPID. @throws {SysError} EINVAL it has another */
-  private checkSpid(hostPasid: number, { flags, gpasid }: uapi.GpasidBindData): boolean {
+  /** What a bind stands on may have gone while the hardware was waited for. @throws {SysError} EINVAL, EBUSY, ENODEV */
+  private checkStanding({ coming }: Binding, bind: GuestPasid): void {
+    const { mm, hostPasid, device } = bind;
+    checkAlive(mm);
+    if (this.ioasids.stateOf(hostPasid) === 'free_pending') {
+      throw new SysError('EBUSY', BIND, `PASID ${hostPasid} was freed meanwhile`);
+    }
+    if (!coming.has(bind)) throw new SysError('ENODEV', BIND, `${device.name} was released meanwhile`);
+  }
+
+  /** Whether this bind gives the PASID its SPID. @throws {SysError} EINVAL it has another, or another has it */
+  private takesSpid(hostPasid: number, { flags, gpasid }: uapi.GpasidBindData): boolean {
     if ((flags & uapi.IOMMU_SVA_GPASID_VAL) === 0n) return false;
     const present = this.ioasids.spidOf(hostPasid);
     if (present !== INVALID_IOASID && BigInt(present) === gpasid) return false;
-    if (present === INVALID_IOASID && gpasid < INVALID_IOASID) return true;
-    const message = `guest PASID ${gpasid} for PASID ${hostPasid}, which has ${present}`;
-    throw new SysError('EINVAL', BIND, message);
+    if (present !== INVALID_IOASID || gpasid >= INVALID_IOASID) {
+      throw new SysError('EINVAL', BIND, `guest PASID ${gpasid} for PASID ${hostPasid}, which has ${present}`);
+    }
+    const other = this.ioasids.findBySpid(this.ioasids.findSet(hostPasid), Number(gpasid), false);
+    if (other === INVALID_IOASID) return true;
+    throw new SysError('EINVAL', BIND, `guest PASID ${gpasid} for PASID ${hostPasid} is that of PASID ${other}`);
   }
 
   private open(mm: AddressSpace, hostPasid: number): Binding {
@@ -211,6 +243,7 @@ export class GuestPasids {
       mm,
       set: this.ioasids.findSet(hostPasid),
       binds: [],
+      coming: new Set(),
       users: 0,
       spid: INVALID_IOASID,
       notifier: { release: () => this.clear(binding) },
@@ -228,10 +261,8 @@ export class GuestPasids {
 
   /** The owner has given the PASID up, or is gone: nothing of it stays, nor the SPID, whoever attached it. */
   private clear(binding: Binding): void {
-    const { binds, hostPasid } = binding;
-    if (binds.length === 0) return;
-    binding.spid = this.ioasids.spidOf(hostPasid);
-    this.end(binding, [...binds]);
+    binding.spid = this.ioasids.spidOf(binding.hostPasid);
+    this.end(binding, binding.binds);
   }
 
   /**
@@ -239,22 +270,22 @@ export class GuestPasids {
    * references, after which the PASID may be another's. Never fails.
    */
   private end(binding: Binding, ending: readonly GuestPasid[]): void {
-    const { hostPasid, binds, set, mm, notifier } = binding;
-    for (const bind of ending) binds.splice(binds.indexOf(bind), 1);
-    if (binds.length === 0) {
-      this.bindings.delete(hostPasid);
-      mm.removeNotifier(notifier);
-    }
+    const { hostPasid, set } = binding;
+    binding.binds = binding.binds.filter((bind) => !ending.includes(bind));
     for (const { device, domain } of ending) {
       detachDevicePasid(device, hostPasid);
       domain.free();
-      // While the hardware was waited for, work for the freed PASID may have taken the other binds down.
-      if (--binding.users === 0) this.dropSpid(binding);
+      this.leave(binding);
     }
     for (let i = 0; i < ending.length; i++) this.ioasids.put(set, hostPasid);
   }
 
-  private dropSpid({ hostPasid, spid }: Binding): void {
+  /** A bind has gone, or was not made; with the last the SPID goes. Its reference on the PASID is still in hand. */
+  private leave(binding: Binding): void {
+    const { hostPasid, spid, mm, notifier } = binding;
+    if (--binding.users > 0) return;
+    this.bindings.delete(hostPasid);
+    mm.removeNotifier(notifier);
     if (spid !== INVALID_IOASID && this.ioasids.spidOf(hostPasid) === spid) this.ioasids.detachSpid(hostPasid);
   }
 }
@@ -278,10 +309,9 @@ function checkVtdData({ format, argsz, vtdFlags }: uapi.GpasidBindData, call: st
   }
 }
 
-/** @throws {SysError} ENODEV */
-function checkDriver(device: Device, call: string): void {
-  if (device.driver.attachPasid !== null) return;
-  throw new SysError('ENODEV', call, `${device.driver.name} has no PASIDs`);
+/** @throws {SysError} EINVAL */
+function checkAlive(mm: AddressSpace): void {
+  if (!mm.alive) throw new SysError('EINVAL', BIND, `address space ${mm.id} is gone`);
 }
 
 /** Every device is a PCI function; Linux said ENOTSUPP of others. @throws {SysError} EINVAL */

@@ -18,6 +18,8 @@ export type AddressSpaceNotifier = {
 export type AddressSpace = {
   /** Unique within a kernel, never used again. */
   readonly id: number;
+  /** False from the moment the process ends, before notifiers hear of it. */
+  readonly alive: boolean;
   /** Frame of the root of an x86-64 page table that hardware can walk; null when there is none. */
   readonly rootPfn: number | null;
   /** Pages pinned now, counted once per pin (Linux: VmPin). */

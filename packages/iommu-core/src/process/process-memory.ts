@@ -72,6 +72,10 @@ export class ProcessMemory implements AddressSpace, BackingMapper {
     this.root = this.pages.table.rootPfn;
   }
 
+  get alive(): boolean {
+    return !this.gone;
+  }
+
   get rootPfn(): number | null {
     return this.root;
   }

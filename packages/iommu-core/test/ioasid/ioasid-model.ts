@@ -12,8 +12,6 @@ export const NUMBERS = 7;
 
 export type ModelMm = {
   exited: boolean;
-  /** It has exited and that was seen, because there was a set or a subscription. */
-  gone: boolean;
   pending: number[];
 };
 export type ModelGroup = { parent: ModelGroup | null; max: number; events: number };
@@ -88,7 +86,7 @@ export class IoasidModel {
     if (type === 2 && mm === null) throw new Refused('EINVAL');
     if (type === 1 && mm !== null) throw new Refused('EINVAL');
     if (mm !== null && this.mmSet(mm) !== null) throw new Refused('EEXIST');
-    if (mm?.gone) throw new Refused('EINVAL');
+    if (mm?.exited) throw new Refused('EINVAL');
     const taken = this.sets.filter((set) => set.exists).map((set) => set.number);
     let number = 0;
     while (taken.includes(number)) number++;
@@ -104,7 +102,7 @@ export class IoasidModel {
     if (!set.exists) throw new Refused('EINVAL');
     if (this.members(set).length > 0) throw new Refused('EBUSY');
     set.exists = false;
-    if (set.mm !== null && !set.mm.gone) {
+    if (set.mm !== null && !set.mm.exited) {
       set.mm.pending = set.chain.filter(({ viaMm }) => viaMm).map(({ who }) => who);
     }
     set.chain = [];
@@ -122,7 +120,6 @@ export class IoasidModel {
   exit(mm: ModelMm): void {
     if (mm.exited) return;
     mm.exited = true;
-    mm.gone = mm.pending.length > 0 || this.mmSet(mm) !== null;
     mm.pending = [];
   }
 
@@ -137,7 +134,7 @@ export class IoasidModel {
   }
 
   alloc(set: ModelSet, min: number, max: number, data: unknown, current: ModelMm | null): number {
-    if (!set.exists || set.mm?.gone) return NONE;
+    if (!set.exists || set.mm?.exited) return NONE;
     if (this.members(set).length >= set.quota) return NONE;
     if (set.mm !== null && current !== set.mm) throw new Refused('EPERM');
     const groups = set.type === 2 ? this.ancestry(set.group) : [];
@@ -264,7 +261,7 @@ export class IoasidModel {
     const set = this.mmSet(mm);
     if (mm.pending.includes(who) || set?.chain.some((member) => member.who === who)) throw new Refused('EBUSY');
     if (set !== null && this.members(set).length > 0) throw new Refused('EBUSY');
-    if (mm.gone) throw new Refused('EINVAL');
+    if (mm.exited) throw new Refused('EINVAL');
     if (set === null) mm.pending.push(who);
     else set.chain.push({ who, viaMm: true });
   }

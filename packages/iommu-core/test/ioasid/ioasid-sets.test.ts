@@ -270,4 +270,18 @@ describe('an address space that goes away', () => {
     process.exit();
     expect(ioasids.alloc(set, 1, 9)).toBe(INVALID_IOASID);
   });
+
+  test('before anybody asked has no set and no subscriptions either', () => {
+    const { kernel, processes } = testKernel();
+    const ioasids = new Ioasids({ kernel, pasids: new GlobalPasids(kernel) });
+    const process = processes.spawn();
+    const { addressSpace: token } = process;
+    expect(token.alive).toBe(true);
+    process.exit();
+    expect(token.alive).toBe(false);
+    expect(refusal(() => ioasids.allocSet({ token, quota: 2, type: MM }))).toBe('EINVAL');
+    const notifier = { priority: IOASID_PRIO_CPU, notify: () => {} };
+    expect(refusal(() => ioasids.registerNotifierMm(token, notifier))).toBe('EINVAL');
+    expect([ioasids.findMmSet(token), ioasids.available]).toEqual([null, ioasids.capacity]);
+  });
 });

@@ -335,7 +335,7 @@ class World {
   }
 
   private addMm(): void {
-    this.model.mms.push({ exited: false, gone: false, pending: [] });
+    this.model.mms.push({ exited: false, pending: [] });
     this.mms.push(this.real.mm());
   }
 

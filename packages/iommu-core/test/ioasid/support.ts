@@ -24,6 +24,10 @@ export class FakeMm {
     this.id = id;
   }
 
+  get alive(): boolean {
+    return !this.gone;
+  }
+
   addNotifier(notifier: AddressSpaceNotifier): void {
     this.notifiers.add(notifier);
   }

@@ -282,7 +282,7 @@ describe('unrecoverable faults', () => {
     expect(last()).toMatchObject({ pasid: 0, flags: uapi.IOMMU_FAULT_UNRECOV_ADDR_VALID });
     unmapPage(parent, 4n << 12n);
     device.read(GVA, { pasid });
-    expect(last()).toEqual(fault(uapi.IOMMU_FAULT_REASON_PERMISSION, GVA, uapi.IOMMU_FAULT_PERM_READ));
+    expect(last()).toEqual(fault(uapi.IOMMU_FAULT_REASON_PTE_FETCH, GVA, uapi.IOMMU_FAULT_PERM_READ));
     guestPasids.unbind(device.device, vm.mm, pasid);
     device.read(GVA, { pasid });
     expect(last()).toEqual(fault(uapi.IOMMU_FAULT_REASON_BAD_PASID_ENTRY, GVA, uapi.IOMMU_FAULT_PERM_READ));

@@ -4,7 +4,7 @@ import { detachGroup, INVALID_IOASID, IOASID_PRIO_CPU, Processes } from '../../s
 import { refusal } from '../support/fake-driver.ts';
 import type { Machine } from '../support/machine.ts';
 import type { TestDevice } from '../support/test-device.ts';
-import { bindable, bindData, eventsOf, GPASID, GVA, Vm, withSpid } from './support.ts';
+import { bindable, bindData, eventsOf, GPASID, GVA, Vm, watchersOf, withSpid } from './support.ts';
 
 describe('nothing is left', () => {
   /** Bound with a guest PASID on two devices, a page request under way on each. */
@@ -12,13 +12,15 @@ describe('nothing is left', () => {
     const state = bindable();
     const { machine, vm, device, second, pasid, bind } = state;
     vm.take(second);
+    const watchers = watchersOf(vm.mm);
     for (const one of [device, second]) machine.core.deviceFaults.register(one.device, () => {});
     bind(withSpid());
     bind(withSpid(), second);
+    expect(watchers()).toBe(1);
     for (const one of [device, second]) {
       one.start(TEST_COMMAND.read, GVA + 4096n, 1, { pasid, addressing: 'cached', requestPages: true });
     }
-    return { ...state, events: eventsOf(vm) };
+    return { ...state, watchers, events: eventsOf(vm) };
   }
 
   function expectNothing(machine: Machine, device: TestDevice, pasid: number): void {
@@ -33,11 +35,12 @@ describe('nothing is left', () => {
 
   test('X6 when the process exits at any moment', () => {
     for (let delay = 0; delay <= 3000; delay += 300) {
-      const { machine, vm, device, second, guestPasids, ioasids, pasid, events } = busy();
+      const { machine, vm, device, second, guestPasids, ioasids, pasid, events, watchers } = busy();
       machine.scheduler.advance(delay);
       vm.process.exit();
       for (const one of [device, second]) expectNothing(machine, one, pasid);
       expect([guestPasids.size, events, ioasids.referencesTo(pasid)]).toEqual([0, ['unbind 7'], 1]);
+      expect(watchers()).toBe(0);
       ioasids.freeAllInSet(vm.set);
       ioasids.freeSet(vm.set);
       expect([machine.core.pasids.size, machine.core.pasids.parked]).toEqual([0, []]);
@@ -45,17 +48,17 @@ describe('nothing is left', () => {
   });
 
   test('X6 when a device goes; the other goes on', () => {
-    const { machine, vm, device, second, guestPasids, ioasids, pasid, events } = busy();
+    const { machine, vm, device, second, guestPasids, ioasids, pasid, events, watchers } = busy();
     machine.scheduler.advance(1000);
     const { group } = device.device;
     machine.core.removeDevice(device.device);
     expect([group.pasidHandles.size, device.device.faults.pendingGroups]).toEqual([0, 0]);
-    expect([guestPasids.size, events, ioasids.referencesTo(pasid)]).toEqual([1, [], 3]);
+    expect([guestPasids.size, events, ioasids.referencesTo(pasid), watchers()]).toEqual([1, [], 3, 1]);
     expect(machine.driver.unit.devices.size).toBe(1);
     second.wait(1_000_000);
     expect(machine.core.deviceFaults.pending(second.device)).toBe(1);
     machine.core.removeDevice(second.device);
-    expect([guestPasids.size, events, ioasids.referencesTo(pasid)]).toEqual([0, ['unbind 7'], 1]);
+    expect([guestPasids.size, events, ioasids.referencesTo(pasid), watchers()]).toEqual([0, ['unbind 7'], 1, 0]);
     vm.process.exit();
   });
 
@@ -65,12 +68,14 @@ describe('nothing is left', () => {
     guestPasids.bind(device.device, vm.mm, bindData(warm, table.root));
     guestPasids.unbind(device.device, vm.mm, warm);
     const events = eventsOf(vm);
+    const watchers = watchersOf(vm.mm);
     const snapshot = (): unknown => ({
       frames: machine.frames.allocated,
       domainIds: machine.driver.unit.domainIds.used,
       size: guestPasids.size,
       references: ioasids.referencesTo(pasid),
       spid: ioasids.spidOf(pasid),
+      watchers: watchers(),
       handles: [...device.device.group.pasidHandles.keys()],
       authorized: [...device.device.authorizedPasids],
       dma: [device.read(GVA, { pasid }), device.read(40n << 12n)],
@@ -90,7 +95,9 @@ describe('nothing is left', () => {
       expect([hit, snapshot()]).toEqual([hit, before]);
     }
     expect(names).toEqual(['gpasid_bind', 'nested_domain', 'domain_id', 'pasid_entry', 'ioasid_spid']);
-    expect([device.read(GVA, { pasid }), events]).toEqual([40, ['bind 7']]);
+    expect([device.read(GVA, { pasid }), events, watchers()]).toEqual([40, ['bind 7'], 1]);
+    guestPasids.unbind(device.device, vm.mm, pasid);
+    expect(watchers()).toBe(0);
   });
 });
 
@@ -154,6 +161,9 @@ describe('a PASID that is freed while it is bound', () => {
       }
       machine.scheduler.advance(delay);
       machine.trace.listen((event) => {
+        // What each entry holds, and the SPID, until the last of them is gone.
+        if (event.name === 'prq_drain' || event.name === 'pasid_entry_clear')
+          expect(ioasids.referencesTo(pasid)).toBe(3);
         if (event.name === 'prq_drain') {
           const one = event.rid === device.device.rid ? device : second;
           expect(present()[one === device ? 0 : 1]).toBe(false);
@@ -187,6 +197,32 @@ describe('a PASID that is freed while it is bound', () => {
       }
       expect(ioasids.alloc(vm.set, pasid, pasid)).toBe(pasid);
       expect(machine.core.guestPasids.size).toBe(0);
+    }
+  });
+
+  test('B16 without a guest PASID the references go last too, of a free, an exit and an unbind', () => {
+    for (const end of ['free', 'exit', 'unbind'] as const) {
+      const { machine, vm, device, second, guestPasids, ioasids, pasid, bind } = bindable();
+      vm.take(second);
+      for (const one of [device, second]) machine.core.deviceFaults.register(one.device, () => {});
+      bind();
+      bind({}, second);
+      const seen: [name: string, references: number][] = [];
+      machine.trace.listen(({ name }) => {
+        if (name === 'prq_drain' || name === 'pasid_entry_clear') seen.push([name, ioasids.referencesTo(pasid)]);
+      });
+      if (end === 'free') machine.kernel.call('ioasid_free', () => ioasids.free(vm.set, pasid));
+      else if (end === 'exit') vm.process.exit();
+      else for (const one of [device, second]) guestPasids.unbind(one.device, vm.mm, pasid);
+      const counts = { free: [2, 2], exit: [3, 3], unbind: [3, 2] }[end];
+      expect([end, seen]).toEqual([
+        end,
+        counts.flatMap((count) => [
+          ['prq_drain', count],
+          ['pasid_entry_clear', count],
+        ]),
+      ]);
+      expect(ioasids.referencesTo(pasid)).toBe(end === 'free' ? 0 : 1);
     }
   });
 

@@ -346,10 +346,15 @@ describe('the guest’s PASID', () => {
     guestPasids.bind(device.device, vm.mm, bindData(other, table.root, withSpid()));
     const events = eventsOf(vm);
     const before = machine.driver.unit.domainIds.used;
+    const written: string[] = [];
+    const stop = machine.trace.listen(({ name }) => written.push(name));
     for (const gpasid of [GPASID, 0xffff_ffffn, 1n << 32n]) {
       expect(refusal(() => bind(withSpid(gpasid)))).toBe('EINVAL');
-      expect(device.read(GVA, { pasid })).toBeNull();
+      // Refused before the hardware has heard of it.
+      expect(written).toEqual([]);
     }
+    stop();
+    expect(device.read(GVA, { pasid })).toBeNull();
     expect([machine.driver.unit.domainIds.used, events]).toEqual([before, []]);
     bind(withSpid(8n));
     expect(refusal(() => bind(withSpid(9n), second))).toBe('EINVAL');

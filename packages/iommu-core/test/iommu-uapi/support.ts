@@ -171,6 +171,21 @@ export function withSpid(gpasid: bigint = GPASID): Partial<GpasidBindData> {
   return { flags: 1n, gpasid };
 }
 
+/** How many more watch an address space than when this was called. */
+export function watchersOf(mm: AddressSpace): () => number {
+  let watchers = 0;
+  const { addNotifier, removeNotifier } = mm;
+  mm.addNotifier = (notifier) => {
+    watchers++;
+    addNotifier.call(mm, notifier);
+  };
+  mm.removeNotifier = (notifier) => {
+    watchers--;
+    removeNotifier.call(mm, notifier);
+  };
+  return () => watchers;
+}
+
 /** `kind spid` of every event of a set. */
 export function eventsOf(vm: Vm): string[] {
   const events: string[] = [];

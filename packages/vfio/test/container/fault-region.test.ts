@@ -1,7 +1,6 @@
 import { TEST_COMMAND, TEST_REGISTER } from '@iommukit/hw';
 import {
   encodeDeviceFault,
-  IOMMU_FAULT_REASON_PERMISSION,
   IOMMU_FAULT_REASON_PTE_FETCH,
   IOMMU_FAULT_SIZE,
   iommuFaultEvent,
@@ -269,7 +268,7 @@ describe('records', () => {
     const unrecoverable = { kind: 'unrecoverable', access: 2 };
     expect(device.readDmaFaults()).toEqual([
       { ...unrecoverable, pasid, reason: IOMMU_FAULT_REASON_PTE_FETCH, address: GVA + 0x3000n },
-      { ...unrecoverable, pasid: null, reason: IOMMU_FAULT_REASON_PERMISSION, address: 0x10_0000n },
+      { ...unrecoverable, pasid: null, reason: IOMMU_FAULT_REASON_PTE_FETCH, address: 0x10_0000n },
     ]);
   });
 
