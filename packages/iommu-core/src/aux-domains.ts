@@ -121,7 +121,7 @@ export class AuxDomains {
   private allocate({ group, maxPasids }: Device, call: string): number {
     const end = Math.min(maxPasids, ...group.pasidDevices.map((member) => member.maxPasids));
     try {
-      return this.pasids.allocate({ end, usable: (pasid) => this.pasids.namedBy(pasid) === null });
+      return this.pasids.allocate({ end, usable: (pasid) => isUnused(group, pasid), unnamed: true });
     } catch (error) {
       if (!(error instanceof SysError) || error.code !== 'ENOSPC') throw error;
       throw new SysError('ENODEV', call, `no PASID is left for group ${group.id}: ${error.message}`);

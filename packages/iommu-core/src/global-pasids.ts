@@ -24,6 +24,8 @@ export type PasidRange = {
   end: number;
   /** False for a PASID that does not suit. */
   usable?: (pasid: number) => boolean;
+  /** Only one that nobody names, so that it is not parked when it is given back unused; false by default. */
+  unnamed?: boolean;
 };
 
 export class GlobalPasids {
@@ -55,11 +57,12 @@ export class GlobalPasids {
   }
 
   /** The lowest PASID of a range that is neither allocated nor parked. @throws {SysError} ENOSPC, ENOMEM */
-  allocate({ first = FIRST, end, usable = () => true }: PasidRange): number {
+  allocate({ first = FIRST, end, usable = () => true, unnamed = false }: PasidRange): number {
     this.kernel.checkpoint('global_pasid');
     this.unpark();
     for (let pasid = first; pasid < end; pasid++) {
       if (this.used.has(pasid) || this.given.has(pasid) || !usable(pasid)) continue;
+      if (unnamed && this.parks && this.namedBy(pasid) !== null) continue;
       this.used.add(pasid);
       return pasid;
     }

@@ -12,7 +12,7 @@ import type { SvaDomain } from './domain.ts';
 import { SysError } from './errno.ts';
 import type { GlobalPasids } from './global-pasids.ts';
 import type { FaultGroup } from './page-fault.ts';
-import { attachDevicePasid, detachDevicePasid } from './pasid-attach.ts';
+import { attachDevicePasid, detachDevicePasid, isUnused } from './pasid-attach.ts';
 import type { AddressSpace } from './process/address-space.ts';
 
 /** One device's use of one address space; from `bind`, given back by as many `unbind`. */
@@ -72,9 +72,8 @@ export class Sva {
       return present;
     }
     if (space === undefined) {
-      // Not one that is named anywhere: a number that is given back after a failure must not be parked.
-      const usable = (pasid: number): boolean => this.pasids.namedBy(pasid) === null;
-      space = { pasid: this.pasids.allocate({ end: device.maxPasids, usable }), bindings: [] };
+      const usable = (pasid: number): boolean => isUnused(group, pasid);
+      space = { pasid: this.pasids.allocate({ end: device.maxPasids, usable, unnamed: true }), bindings: [] };
       this.spaces.set(addressSpace.id, space);
     }
     try {
