@@ -8,6 +8,7 @@ import { type Process, SysError } from '@iommukit/iommu-core';
 import type { EventFd } from '@iommukit/iommufd';
 import type { DeviceInfo, DeviceInterrupts, DeviceUser, IrqInfo, IrqRequest, RegionInfo } from './device-user.ts';
 import type { InfoCapability } from './info-capability.ts';
+import { checkIrqRange } from './irq-range.ts';
 import { setSingleTrigger } from './single-trigger.ts';
 import * as uapi from './uapi/vfio.ts';
 
@@ -143,13 +144,10 @@ export class ExtendedUser implements DeviceUser {
       this.user.interrupts.set(request);
       return;
     }
-    const call = 'VFIO_DEVICE_SET_IRQS';
-    const { action, index, start, count } = request;
-    if (start !== 0 || count > 1) {
-      throw new SysError('EINVAL', call, `interrupts ${start}+${count} of 1 at index ${index}`);
-    }
+    const { action, index } = request;
+    checkIrqRange(request, 1);
     if (action !== uapi.VFIO_IRQ_SET_ACTION_TRIGGER) {
-      throw new SysError('ENOTTY', call, `action ${action} at index ${index}`);
+      throw new SysError('ENOTTY', 'VFIO_DEVICE_SET_IRQS', `action ${action} at index ${index}`);
     }
     interrupt.set(request);
   }

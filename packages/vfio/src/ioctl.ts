@@ -23,6 +23,7 @@ import type { VfioDeviceFile } from './device-file.ts';
 import type { IrqData, RegionInfo } from './device-user.ts';
 import { type InfoCapability, storeCapabilities } from './info-capability.ts';
 import { vfioIoasidIoctl } from './ioasid/ioctl.ts';
+import { checkIrqRange } from './irq-range.ts';
 import { VFIO_DEVICE_PAGE_RESPONSE } from './uapi/nesting.ts';
 import * as uapi from './uapi/vfio.ts';
 import { VF_TOKEN_BYTES } from './vf-token.ts';
@@ -204,10 +205,7 @@ function setIrqs(file: VfioDeviceFile, caller: Caller, argument: bigint): void {
   if ((flags & ~(DATA_TYPES | ACTIONS)) !== 0 || index >= file.user.info.irqs || count >= 0xffffffff - start) {
     throw new SysError('EINVAL', call, `flags ${hex(flags)}, interrupts ${start}+${count} at index ${index}`);
   }
-  const available = interrupts.info(index).count;
-  if (start >= available || start + count > available) {
-    throw new SysError('EINVAL', call, `interrupts ${start}+${count} of ${available} at index ${index}`);
-  }
+  checkIrqRange({ index, start, count }, interrupts.info(index).count);
   const type = flags & DATA_TYPES;
   const width = type === uapi.VFIO_IRQ_SET_DATA_EVENTFD ? 4 : type === uapi.VFIO_IRQ_SET_DATA_BOOL ? 1 : 0;
   if ((width === 0 && type !== uapi.VFIO_IRQ_SET_DATA_NONE) || argsz - layout.size < count * width) {

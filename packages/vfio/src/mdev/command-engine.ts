@@ -3,10 +3,11 @@
  * time, each tagged with a PASID. Part of the driver of the function, which it reaches through its registers and hears
  * of by an interrupt.
  *
- * What a command may do is decided when its turn comes, so that no queued command holds a PASID.
+ * What a command may do is decided when its turn comes, so that no queued command holds a PASID. A command that others
+ * wait for has a limited time to end: page requests are its user's to answer, and the function is not his alone.
  */
 
-import { TEST_COMMAND, TEST_REGISTER, TEST_STATUS_BUSY } from '@iommukit/hw';
+import { type ScheduledEvent, TEST_COMMAND, TEST_REGISTER, TEST_STATUS_BUSY } from '@iommukit/hw';
 import { type Device, type MsiMessage, resetDevice, SysError } from '@iommukit/iommu-core';
 import type { MdevDma } from './mdev-dma.ts';
 
@@ -15,6 +16,8 @@ const RESULT_ABORTED = 33;
 
 /** Nanoseconds of virtual time that a command may go on when it has been told to end. */
 const DRAIN_TIME = 1_000_000;
+/** Nanoseconds of virtual time that a command may go on, from when another begins to wait for it, before it is told to end. */
+const PATIENCE = 10_000_000;
 /** The function's after a reset. */
 const VECTOR = 0;
 
@@ -60,6 +63,8 @@ export class CommandEngine {
   private readonly message: MsiMessage;
   private readonly waiting: Job[] = [];
   private flight: Flight | null = null;
+  /** When the flight is told to end. Set while there is a flight that others wait for, until it is told. */
+  private deadline: ScheduledEvent | null = null;
   private resetting = false;
 
   /** Turns the function's memory, its DMA and its interrupt on. @throws {SysError} ENODEV it has no BAR or no MSI-X; ENOSPC, ENOMEM */
@@ -98,6 +103,7 @@ export class CommandEngine {
   withdraw(job: Job): void {
     const place = this.waiting.indexOf(job);
     if (place >= 0) this.waiting.splice(place, 1);
+    if (this.waiting.length === 0) this.cancelDeadline();
     if (this.flight?.job !== job) return;
     this.flight.job = null;
     this.land(this.flight);
@@ -129,6 +135,23 @@ export class CommandEngine {
       this.flight = { job, dma: job.dma, command };
       this.start(command);
     }
+    if (this.waiting.length > 0) this.setDeadline(this.flight);
+  }
+
+  private setDeadline(flight: Flight): void {
+    if (this.deadline !== null) return;
+    const { kernel } = this.device;
+    const deadline = kernel.scheduler.schedule(PATIENCE, () => {
+      kernel.queueWork(() => {
+        if (this.deadline === deadline) this.land(flight);
+      });
+    });
+    this.deadline = deadline;
+  }
+
+  private cancelDeadline(): void {
+    if (this.deadline !== null) this.device.kernel.scheduler.cancel(this.deadline);
+    this.deadline = null;
   }
 
   private start({ command, pasid, addressLow, addressHigh, length, data }: HardwareCommand): void {
@@ -159,6 +182,7 @@ export class CommandEngine {
   /** Waits for the command; one that does not end, because nobody answers its page request, is ended by a reset. */
   private land(flight: Flight): void {
     const { device } = this;
+    this.cancelDeadline();
     try {
       device.kernel.relax('mdev_drain', () => this.isOver(flight), DRAIN_TIME);
     } catch (error) {
@@ -179,6 +203,7 @@ export class CommandEngine {
 
   private end(flight: Flight, result: CommandResult): void {
     this.flight = null;
+    this.cancelDeadline();
     flight.job?.complete(result);
     this.next();
   }

@@ -6,6 +6,7 @@
 import { type Kernel, SysError } from '@iommukit/iommu-core';
 import type { EventFd } from '@iommukit/iommufd';
 import type { DeviceInterrupts, IrqInfo, IrqRequest } from '../device-user.ts';
+import { checkIrqRange } from '../irq-range.ts';
 import * as uapi from '../uapi/vfio.ts';
 
 const CALL = 'VFIO_DEVICE_SET_IRQS';
@@ -33,11 +34,9 @@ export class EmulatedInterrupts implements DeviceInterrupts {
   }
 
   /** @throws {SysError} EINVAL no such interrupts, or none are enabled; ENOTTY another action than a trigger; ENOMEM */
-  set({ action, index, start, count, data }: IrqRequest): void {
-    const available = this.count(index);
-    if (start >= available || start + count > available) {
-      throw new SysError('EINVAL', CALL, `interrupts ${start}+${count} of ${available} at index ${index}`);
-    }
+  set(request: IrqRequest): void {
+    const { action, index, start, count, data } = request;
+    checkIrqRange(request, this.count(index));
     if (action !== uapi.VFIO_IRQ_SET_ACTION_TRIGGER) throw new SysError('ENOTTY', CALL, `action ${action}`);
     if (data.kind === 'eventfd') {
       if (count === 0) throw new SysError(this.enabled ? 'EINVAL' : 'ERANGE', CALL, 'no vectors');

@@ -34,6 +34,8 @@ export type MdevDmaOptions = {
   device: Device;
   /** PASIDs that the user can name are 1..maxPasids-1; 0 for a device with one address space. */
   maxPasids: number;
+  /** PASIDs of the user that can be attached at a time: each takes one of the parent's. */
+  maxAttached: number;
   /** Returns when no request of the mediated device with this PASID of the parent's is under way. */
   quiesce(pasid: number): void;
 };
@@ -41,6 +43,7 @@ export type MdevDmaOptions = {
 export class MdevDma implements MediatedDma {
   readonly device: Device;
   readonly maxPasids: number;
+  private readonly maxAttached: number;
   private readonly core: IommuCore;
   private readonly quiesce: (pasid: number) => void;
   private domain: Domain | null = null;
@@ -51,6 +54,7 @@ export class MdevDma implements MediatedDma {
     this.core = options.core;
     this.device = options.device;
     this.maxPasids = options.maxPasids;
+    this.maxAttached = options.maxAttached;
     this.quiesce = (pasid) => options.quiesce(pasid);
   }
 
@@ -62,8 +66,8 @@ export class MdevDma implements MediatedDma {
 
   /**
    * @throws {SysError} EBUSY attached already; without PASID, EOPNOTSUPP not a paging domain, and the errors of
-   * AuxDomains.attach; with one, EINVAL it is out of range, ENOSPC the parent has no PASID left, and the errors of
-   * routePasid and authorizePasid
+   * AuxDomains.attach; with one, EINVAL it is out of range, ENOSPC as many are attached as can be or the parent
+   * has no PASID left, and the errors of routePasid and authorizePasid
    */
   attach(pasid: number, handle: AttachHandle): void {
     if (this.physical(pasid) !== null) throw new SysError('EBUSY', CALL, `PASID ${pasid} is attached`);
@@ -115,6 +119,9 @@ export class MdevDma implements MediatedDma {
     const { group } = device;
     if (!Number.isSafeInteger(pasid) || pasid <= 0 || pasid >= this.maxPasids) {
       throw new SysError('EINVAL', CALL, `PASID ${pasid} is not in 1..${this.maxPasids - 1}`);
+    }
+    if (this.translations.size >= this.maxAttached) {
+      throw new SysError('ENOSPC', CALL, `${this.maxAttached} PASIDs are attached; PASID ${pasid} is one too many`);
     }
     const usable = (candidate: number): boolean =>
       candidate !== pasid && !group.pasidHandles.has(candidate) && !device.authorizedPasids.has(candidate);

@@ -7,7 +7,8 @@
  *            The rest is refused: translated addresses, and what shows host addresses or is privileged, above all.
  *   PASID    names one of the user's own PASIDs; only a device that has any can set flag 6. Without flag 6 a command
  *            reaches what is attached without PASID.
- *   RESULT   32, refused, also when nothing is attached there; 33 when a reset of the parent ended the command
+ *   RESULT   32, refused, also when nothing is attached there; 33 when a reset of the parent ended the command: it was
+ *            to end, or others waited for it, and it did not end
  *
  * CONTROL, GRANTED, RESPONSE, FRAME and REQUESTS read as zero. While bus mastering is off commands end with status 1
  * (unsupported request), and interrupts are lost.

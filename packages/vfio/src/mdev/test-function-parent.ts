@@ -24,7 +24,13 @@ import type { MdevBus } from './mdev-bus.ts';
 import { MdevDma } from './mdev-dma.ts';
 import { MediatedFunction } from './mediated-function.ts';
 
-const PASIDS: MdevType = { name: 'pasids', description: 'one address space, and one for each PASID of the user' };
+/** Of one mediated device, so that its user leaves the other users some of the parent's. */
+const ATTACHED_PASIDS = 64;
+
+const PASIDS: MdevType = {
+  name: 'pasids',
+  description: `one address space, and one for each PASID of the user, ${ATTACHED_PASIDS} at a time`,
+};
 const TYPES: readonly MdevType[] = [{ name: 'default', description: 'one address space' }, PASIDS];
 
 export type TestFunctionParentOptions = {
@@ -89,6 +95,7 @@ export class TestFunctionParent implements MdevParent {
       core,
       device,
       maxPasids: type === PASIDS ? device.maxPasids : 0,
+      maxAttached: ATTACHED_PASIDS,
       quiesce: (pasid) => engine.quiesce(dma, pasid),
     });
     const open = (): EmulatedUser => {

@@ -3,7 +3,7 @@ import { registerIoasid } from '@iommukit/iommufd/ioasid';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import * as uapi from '../../src/index.ts';
-import { errno, IoasidMachine, PAGE } from '../support/ioasid-machine.ts';
+import { errno, IoasidMachine, PAGE, Program, ProgramDevice } from '../support/ioasid-machine.ts';
 
 describe('bind', () => {
   test('C12 before bind every access is refused; after it the device works, with its DMA blocked until it is attached', () => {
@@ -130,8 +130,8 @@ describe('bind', () => {
   });
 });
 
-describe('V9 both files are the authority', () => {
-  test('V9 without the device file, or without the IOASID file, nothing is authorised', () => {
+describe('V9 authority', () => {
+  test('V9 without the device file, or without the IOASID file, nothing is allowed a PASID', () => {
     const site = new IoasidMachine();
     registerIoasid(site.nodes, { kernel: site.host.kernel, rules: 'v1', path: '/dev/ioasid-2' });
     const program = site.program();
@@ -179,6 +179,31 @@ describe('V9 both files are the authority', () => {
       device.read(0n, { pasid: 9 }),
     ]).toEqual([-1, 1, 0, null]);
     expect(disallow(ioasid.fd)).toBe(-2);
+  });
+
+  test('V9 attaching takes the device file alone, as both were shown when it was bound', () => {
+    const site = new IoasidMachine();
+    const program = site.program();
+    const { ioasid } = program;
+    const { vfio } = program.bind(0);
+    const gpa = ioasid.alloc();
+    vfio.attachIoasid(gpa);
+    ioasid.map({ ioasid: gpa, iova: 0, vaddr: program.memory(1), size: PAGE });
+    const child = new Program(site, program.system.fork());
+    child.system.close(ioasid.fd);
+    const childs = new ProgramDevice(child, vfio.fd);
+    expect(errno(() => childs.vfio.allowIoasid(ioasid.fd, gpa, 9))).toBe('EBADF');
+    expect(childs.read(0n, { pasid: 9 })).toBeNull();
+    expect(childs.vfio.attachIoasid(gpa, { pasid: 9 })).toBe(9);
+    expect(childs.read(0n, { pasid: 9 })).toBe(1);
+    childs.vfio.detachIoasid(gpa, { pasid: 9 });
+    expect(childs.read(0n, { pasid: 9 })).toBeNull();
+    // A file of the child's own has other IOASIDs, and the device is not bound to it.
+    expect([child.ioasid.alloc(), child.ioasid.alloc()]).toEqual([gpa, gpa + 1]);
+    expect(errno(() => childs.vfio.attachIoasid(gpa + 1, { pasid: 9 }))).toBe('ENOENT');
+    // When nobody has the IOASID file open any more there is nothing left to attach to.
+    program.system.close(ioasid.fd);
+    expect(errno(() => childs.vfio.attachIoasid(gpa, { pasid: 9 }))).toBe('ENOENT');
   });
 
   test('V9 the client asks the same', () => {

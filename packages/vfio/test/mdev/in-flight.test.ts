@@ -175,6 +175,106 @@ describe('closing and removing with a command under way', () => {
   });
 });
 
+describe('a command that others wait for', () => {
+  /** 10 ms of waiting, 1 ms to end, a reset of the parent of 100 ms, and the commands of the others. */
+  const BOUND = 113_000_000;
+
+  /** A device whose command waits for the answer to its page request, and the descriptor that it is read from. */
+  function asking(site: Site): { user: MdevUser; va: bigint; faults: { id: number; fd: number } } {
+    const user = site.user(site.create('pasids'));
+    const { ioasId, va } = user.space();
+    const faults = user.iommufd.faultQueueAlloc();
+    const table = user.iommufd.hwptAllocPaging({ deviceId: user.id, ioasId, pasid: true, faultId: faults.id });
+    user.vfio.attach(table, { pasid: 3 });
+    ask(user);
+    site.settle();
+    expect(user.busy).toBe(true);
+    return { user, va, faults };
+  }
+
+  function ask(user: MdevUser): void {
+    user.start(0x7000n, { pasid: 3, flags: TEST_COMMAND.cached | TEST_COMMAND.pageRequestOnDenial });
+  }
+
+  test('is ended in bounded time when nobody answers its page request', () => {
+    const site = slow(1);
+    const { user, va, faults } = asking(site);
+    const others = [attachedUser(site, 3), attachedUser(site)];
+    // Alone it may wait for as long as it likes.
+    site.host.run(1_000_000_000);
+    expect(user.busy).toBe(true);
+    const began = site.machine.scheduler.now;
+    start(others[0]!.user, 1, 3);
+    site.host.run(9_900_000);
+    start(others[1]!.user, 2);
+    expect([user, others[0]!.user, others[1]!.user].map(({ busy }) => busy)).toEqual([true, true, true]);
+    site.host.run(100_001);
+    expect([user.busy, user.result]).toEqual([false, ABORTED]);
+    site.host.run(1_000_000);
+    expect(site.machine.scheduler.now - began).toBeLessThanOrEqual(BOUND);
+    expect(others.map(({ user: other, va: at }) => [other.busy, other.result, other.byteAt(at)])).toEqual([
+      [false, 0, 1],
+      [false, 0, 2],
+    ]);
+    // A late answer harms nobody.
+    const [fault] = user.iommufd.readFaults(faults.fd);
+    if (fault !== undefined) user.iommufd.respondFault(faults.fd, fault.cookie, true);
+    site.settle();
+    expect([user.write(IOVA, 4, 3), user.byteAt(va)]).toEqual([true, 4]);
+  });
+
+  test('is ended each time anew, and whoever repeats it waits for his turn', () => {
+    const site = slow(1);
+    const { user } = asking(site);
+    const other = attachedUser(site);
+    for (let value = 1; value <= 3; value++) {
+      start(other.user, value);
+      site.host.run(BOUND);
+      expect([user.result, other.user.busy, other.user.byteAt(other.va)]).toEqual([ABORTED, false, value]);
+      ask(user);
+      site.settle();
+      expect(user.busy).toBe(true);
+    }
+  });
+
+  test('goes on when it is answered in time, or when the others have given up', () => {
+    const site = slow(1);
+    const { user, faults } = asking(site);
+    const other = attachedUser(site);
+    start(other.user, 1);
+    site.host.run(9_000_000);
+    other.user.vfio.reset();
+    site.host.run(1_000_000_000);
+    expect(user.busy).toBe(true);
+    start(other.user, 2);
+    site.host.run(9_000_000);
+    const [fault] = user.iommufd.readFaults(faults.fd);
+    user.iommufd.respondFault(faults.fd, fault!.cookie, false);
+    site.host.run(1_000_000);
+    expect([user.busy, user.result === ABORTED, other.user.busy]).toEqual([false, false, false]);
+  });
+
+  test('and is waited for by its own user at the same time, is ended once', () => {
+    const site = slow(2 * HUNG);
+    const [first, second, third] = [attachedUser(site), attachedUser(site), attachedUser(site)];
+    start(first.user, 1);
+    site.host.run(500_000);
+    start(second.user, 2);
+    start(third.user, 3);
+    // The time of the second is up while the first is being waited for.
+    site.host.run(9_400_000);
+    first.user.vfio.detach();
+    expect([first.user.busy, first.user.result]).toEqual([false, ABORTED]);
+    site.host.run(9_900_000);
+    expect(second.user.busy).toBe(true);
+    for (let i = 0; i < 2; i++) site.host.run(BOUND);
+    expect([second, third].map(({ user }) => [user.busy, user.result])).toEqual([
+      [false, ABORTED],
+      [false, 0],
+    ]);
+  });
+});
+
 describe('a PASID that is given back while a command carries it', () => {
   /** Detaches `user` from v with a command under way, then attaches `next`; gives both numbers on the wire. */
   function hand(site: Site): { old: number; fresh: number; from: bigint; to: bigint; user: MdevUser; next: MdevUser } {

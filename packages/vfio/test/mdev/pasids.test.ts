@@ -100,6 +100,21 @@ describe('translated PASIDs', () => {
     user.iommufd.destroy(ioasId);
   });
 
+  test('64 are attached at a time, and each device has as many for itself', () => {
+    const site = new Site();
+    const [one, other] = [pasidUser(site), pasidUser(site)];
+    const [table, theirs] = [one.table(one.space().ioasId), other.table(other.space().ioasId)];
+    for (let pasid = 1; pasid <= 64; pasid++) one.vfio.attach(table, { pasid: 1000 * pasid });
+    expect(refusal(() => one.vfio.attach(table, { pasid: 65 }))).toBe('ENOSPC');
+    expect(refusal(() => one.vfio.attach(table, { pasid: 0 }))).toBe('EINVAL');
+    expect([site.pasids.size, site.device.authorizedPasids.size]).toEqual([64, 64]);
+    other.vfio.attach(theirs, { pasid: 65 });
+    one.vfio.attach(one.table(one.space().ioasId), { pasid: 1000 });
+    one.vfio.detach({ pasid: 1000 });
+    one.vfio.attach(table, { pasid: 65 });
+    expect([one.write(IOVA, 1, 65), other.write(IOVA, 1, 65), site.pasids.size]).toEqual([true, true, 65]);
+  });
+
   test('F8 A22 a replaced PASID keeps its number on the wire, and a refused replacement the old table', () => {
     const site = new Site();
     const user = pasidUser(site);
