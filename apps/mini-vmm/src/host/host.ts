@@ -33,6 +33,9 @@ export type Leftovers = Usage & {
 /** Nanoseconds in which everything that is under way comes to its end. */
 const SETTLE = 1_000_000_000;
 
+/** PASIDs that one program can allocate. By default the first would have all. */
+const PASID_QUOTA = 2 ** 16;
+
 export class Host extends OperatingSystem {
   readonly iommufdTrace: Trace<IommufdEvent>;
   /** By which programs get at the accelerator. */
@@ -66,7 +69,7 @@ export class Host extends OperatingSystem {
       case 'ioasid':
         return registerIoasid(nodes, { ...options, rules: 'v2' }).iommufd;
       case 'gpasid':
-        registerIoasidAllocation(nodes, { kernel, ioasids: this.core.ioasids });
+        registerIoasidAllocation(nodes, { kernel, ioasids: this.core.ioasids, quota: PASID_QUOTA });
         return new IommufdNode(options);
     }
   }

@@ -5,7 +5,7 @@
  */
 
 import { SysError } from '@iommukit/iommu-core';
-import type { File, SystemCalls } from '@iommukit/iommufd';
+import { type BoundDevice, type File, IommufdDevice, type SystemCalls } from '@iommukit/iommufd';
 import { IoasidAllocationClient, IoasidFile } from '@iommukit/iommufd/ioasid';
 import { VfioDevice, VfioDeviceFile } from '@iommukit/vfio';
 import type { PasidAuthority } from './pasid-table.ts';
@@ -30,8 +30,13 @@ export function pasidAuthority(system: SystemCalls): PasidAuthority {
  * issue the PASID. @throws {SysError} EINVAL the VFIO file has no device
  */
 function gives(file: File, pasid: number): boolean {
-  if (file instanceof IoasidFile) return [...file.context.devices].some(({ pasids }) => pasids.includes(pasid));
+  if (file instanceof IoasidFile) return [...file.context.devices].some(({ bound }) => issues(bound, pasid));
   if (!(file instanceof VfioDeviceFile) || !(file.entry instanceof VfioDevice)) return false;
   const { entry, user } = file;
   return entry.user === user && entry.device.authorizedPasids.has(pasid);
+}
+
+/** What the user of a mediated device calls a PASID has another number on the wire, which is the parent's. */
+function issues(bound: BoundDevice, pasid: number): boolean {
+  return bound instanceof IommufdDevice && bound.device.authorizedPasids.has(pasid);
 }

@@ -1,9 +1,14 @@
 /** What a program has to show before its VM sends a PASID. */
 
-import { SysError, type SystemCalls } from '@iommukit/iommufd';
+import { Machine, requesterId, TestFunction } from '@iommukit/hw';
+import { Host as OperatingSystem } from '@iommukit/iommu-core';
+import { DeviceNodes, SysError, SystemCalls } from '@iommukit/iommufd';
+import { IoasidClient, registerIoasid } from '@iommukit/iommufd/ioasid';
+import { MdevBus, TestFunctionParent, Vfio, VfioDeviceClient } from '@iommukit/vfio';
 import { beforeEach, describe, expect, test } from 'vitest';
 import { Host } from '../../src/host/host.ts';
 import { hostMachine } from '../../src/host/machine.ts';
+import { pasidAuthority } from '../../src/host/pasid-authority.ts';
 import type { DmaInterface, DmaOptions } from '../../src/vmm/dma-interface.ts';
 import { IoasidDma } from '../../src/vmm/interfaces/ioasid.ts';
 import { IommufdDma } from '../../src/vmm/interfaces/iommufd.ts';
@@ -85,5 +90,59 @@ describe('V9 a PASID for ENQCMD of a /dev/ioasid', () => {
 
   test('is EPERM for one at which the device is not attached', () => {
     expect(refusal(() => mapPasid(hostPasid + 1, dma.ioasids.fd))).toBe('EPERM');
+  });
+
+  test('is given for one that the device is allowed, while it is', () => {
+    const { ioasids, vfio, memory } = dma;
+    const pasid = hostPasid + 1;
+    vfio.allowIoasid(ioasids.fd, memory, pasid);
+    expect(refusal(() => mapPasid(pasid, ioasids.fd))).toBeNull();
+    vfio.disallowIoasid(ioasids.fd, memory, pasid);
+    expect(refusal(() => mapPasid(pasid, ioasids.fd))).toBe('EPERM');
+  });
+});
+
+describe('V9 a PASID for ENQCMD', () => {
+  const RID = requesterId(0, 1, 0);
+  const UUID = '00000000-0000-4000-8000-000000000001';
+
+  /** A program with a /dev/ioasid, and the function that it can have. */
+  function site() {
+    const machine = new Machine({ debug: true });
+    machine.plug(new TestFunction({ ...machine, siov: true, totalVfs: 0 }), RID);
+    const os = new OperatingSystem(machine, { defaultDomain: 'blocked' });
+    const { kernel, core, processes } = os;
+    const nodes = new DeviceNodes();
+    registerIoasid(nodes, { kernel, core, rules: 'v2' });
+    const vfio = new Vfio({ nodes });
+    const program = new SystemCalls({ kernel, processes, process: processes.spawn(), nodes });
+    const ioasids = new IoasidClient(program, program.open('/dev/ioasid'));
+    const bind = (path: string): VfioDeviceClient => {
+      const client = new VfioDeviceClient(program, program.open(path));
+      client.bindIoasid(ioasids.fd, 1);
+      return client;
+    };
+    const check = (pasid: number) => refusal(() => pasidAuthority(program).checkPasid(ioasids.fd, pasid));
+    return { core, device: os.device(RID), vfio, ioasids, bind, check };
+  }
+
+  test('is given for that of an address space which a device shares', () => {
+    const { device, vfio, ioasids, bind, check } = site();
+    const client = bind(vfio.register(device).path);
+    const shared = ioasids.alloc({ shared: true });
+    const pasid = client.attachIoasid(shared)!;
+    expect([check(pasid), check(pasid + 1)]).toEqual([null, 'EPERM']);
+    client.detachIoasid(shared);
+    expect(check(pasid)).toBe('EPERM');
+  });
+
+  test('is EPERM for what the user of a mediated device calls one, and for what is on the wire in its place', () => {
+    const { core, device, vfio, ioasids, bind, check } = site();
+    const bus = new MdevBus({ vfio });
+    const mdev = bus.create(new TestFunctionParent({ core, bus, device }), 'pasids', UUID);
+    bind(mdev.path).attachIoasid(ioasids.alloc(), { pasid: GUEST_PASID });
+    const wire = mdev.dma!.physical(GUEST_PASID)!;
+    expect(device.authorizedPasids.has(wire)).toBe(true);
+    expect([check(GUEST_PASID), check(wire)]).toEqual(['EPERM', 'EPERM']);
   });
 });

@@ -40,6 +40,16 @@ beforeEach(() => {
   memory = { address: system.mmap({ length: BYTES }), bytes: BYTES };
 });
 
+test('the first VM leaves PASIDs for the next', () => {
+  const other = host.spawn('another vmm');
+  for (const program of [system, other]) {
+    const { addressSpace } = program.process;
+    const allocation = new IoasidAllocationClient(program, program.open('/dev/ioasid'));
+    expect(host.core.ioasids.findMmSet(addressSpace)?.quota).toBe(65536);
+    expect(allocation.alloc(1, 100)).toBeGreaterThan(0);
+  }
+});
+
 describe('a table that follows the PASIDs of its process', () => {
   let stage1: Stage1;
   let entries: [number, number][];
