@@ -6,6 +6,7 @@
 import { type Device, type MsiMessage, SysError } from '@iommukit/iommu-core';
 import type { EventFd } from '@iommukit/iommufd';
 import type { DeviceInterrupts, IrqInfo, IrqRequest } from '../device-user.ts';
+import { checkIrqRange } from '../irq-range.ts';
 import { setSingleTrigger } from '../single-trigger.ts';
 import * as uapi from '../uapi/vfio.ts';
 
@@ -44,11 +45,8 @@ export class Interrupts implements DeviceInterrupts {
    * ENOSPC, ENOMEM no interrupt message
    */
   set(request: IrqRequest): void {
-    const { action, index, start, count } = request;
-    const available = this.count(index);
-    if (start >= available || start + count > available) {
-      throw new SysError('EINVAL', CALL, `interrupts ${start}+${count} of ${available} at index ${index}`);
-    }
+    const { action, index } = request;
+    checkIrqRange(request, this.count(index));
     if (action !== uapi.VFIO_IRQ_SET_ACTION_TRIGGER) {
       throw new SysError('ENOTTY', CALL, `action ${action & ACTIONS} at index ${index}`);
     }
