@@ -162,6 +162,7 @@ export {
   User,
 } from './process/credentials.ts';
 export { DeviceMemory } from './process/device-memory.ts';
+export type { FilePages } from './process/file-pages.ts';
 export { MemoryFile } from './process/memory-file.ts';
 export { PageCounts } from './process/page-counts.ts';
 export { Process, Processes, type ProcessOptions } from './process/process.ts';

@@ -19,7 +19,7 @@ import {
   ioasUnmap,
 } from './ioas/ioas.ts';
 import type { IovaRange } from './ioas/reserved.ts';
-import type { IommufdCaller } from './ioctl.ts';
+import type { IommufdCaller } from './ioctl/command.ts';
 import { iommufdFileOf } from './iommufd-file.ts';
 import * as uapi from './uapi/iommufd.ts';
 

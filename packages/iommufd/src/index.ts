@@ -85,7 +85,6 @@ export {
   IOMMU_VTD_S1_EAFE,
   IOMMU_VTD_S1_SRE,
   IOMMU_VTD_S1_WPE,
-  IOMMUFD_CMD_BASE,
   IOMMUFD_PAGE_RESP_INVALID,
   IOMMUFD_PAGE_RESP_SUCCESS,
   iommuDestroy,
@@ -105,3 +104,4 @@ export {
   iommuIoasUnmap,
   iommuIovaRange,
 } from './uapi/iommufd.ts';
+export { IOMMUFD_CMD_BASE } from './uapi/request.ts';

@@ -5,19 +5,23 @@ import { IommufdContext, type IommufdOptions } from './context.ts';
 import type { DeviceNodes } from './files/device-nodes.ts';
 import type { Caller, File } from './files/file.ts';
 import { Ioas } from './ioas/ioas.ts';
-import { type IommufdCaller, iommufdIoctl } from './ioctl.ts';
+import type { Command, IommufdCaller } from './ioctl/command.ts';
+import { CommandTable, iommufdIoctl, productionCommands } from './ioctl/dispatch.ts';
 
 /** One open /dev/iommu. */
 export class IommufdFile implements File {
   readonly name = '/dev/iommu';
   readonly context: IommufdContext;
 
-  constructor(context: IommufdContext) {
+  private readonly commands: CommandTable;
+
+  constructor(context: IommufdContext, commands: CommandTable) {
     this.context = context;
+    this.commands = commands;
   }
 
   ioctl(caller: Caller, request: number, argument: bigint): number {
-    return iommufdIoctl(this.on(caller), request, argument);
+    return iommufdIoctl(this.commands, this.on(caller), request, argument);
   }
 
   /** `caller` with what it calls on. */
@@ -34,10 +38,13 @@ export class IommufdFile implements File {
 export class IommufdNode {
   private readonly options: IommufdOptions;
   private readonly live = new Set<IommufdContext>();
+  private readonly commands: CommandTable;
   private opened = 0;
 
-  constructor(options: IommufdOptions) {
+  /** `commands` are answered to besides the production ones. */
+  constructor(options: IommufdOptions, commands: readonly Command[] = []) {
     this.options = options;
+    this.commands = new CommandTable([...productionCommands, ...commands]);
   }
 
   /** Contexts that something still holds. */
@@ -58,7 +65,7 @@ export class IommufdNode {
 
   /** A context of its own for each open file. @throws {SysError} ENOMEM */
   open(): IommufdFile {
-    return new IommufdFile(this.createContext());
+    return new IommufdFile(this.createContext(), this.commands);
   }
 
   /**
@@ -74,9 +81,13 @@ export class IommufdNode {
   }
 }
 
-/** Makes /dev/iommu openable. @throws {SysError} EEXIST */
-export function registerIommufd(nodes: DeviceNodes, options: IommufdOptions): IommufdNode {
-  const node = new IommufdNode(options);
+/** Makes /dev/iommu openable, with `commands` besides the production ones. @throws {SysError} EEXIST */
+export function registerIommufd(
+  nodes: DeviceNodes,
+  options: IommufdOptions,
+  commands: readonly Command[] = [],
+): IommufdNode {
+  const node = new IommufdNode(options, commands);
   nodes.register('/dev/iommu', () => node.open());
   return node;
 }

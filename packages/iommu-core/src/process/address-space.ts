@@ -36,6 +36,8 @@ export type AddressSpace = {
   pin(va: U64, pages: number, write: boolean, into: PfnRuns): number;
   /** Releases frames pinned before, naming them by what `pin` gave, never by address. `dirty` marks them written. Never fails. */
   unpin(runs: PfnRuns, dirty: boolean): void;
+  /** Pins held on a frame that `pin` gave, by whomever (Linux: page_maybe_dma_pinned, exactly). */
+  pinCount(pfn: number): number;
 
   /** Copies from the process, faulting pages in. @throws {SysError} EFAULT */
   read(va: U64, into: Uint8Array): void;

@@ -6,13 +6,15 @@
 import { PAGE_SIZE } from '@iommukit/hw';
 import { SysError } from '../errno.ts';
 import type { Kernel } from '../kernel.ts';
+import type { PfnRuns } from '../pfn-runs.ts';
+import type { FilePages } from './file-pages.ts';
 import type { PageCounts } from './page-counts.ts';
 import type { Backing, BackingMapper } from './region.ts';
 
 /** Largest file: what fits the frame numbers of a machine. */
 const MAX_PAGES = 2 ** 40;
 
-export class MemoryFile implements Backing {
+export class MemoryFile implements Backing, FilePages {
   readonly isMemory = true;
   private readonly kernel: Kernel;
   private readonly counts: PageCounts;
@@ -45,6 +47,26 @@ export class MemoryFile implements Backing {
       this.frames.set(index, pfn);
     }
     return pfn;
+  }
+
+  pin(index: number, pages: number, into: PfnRuns): number {
+    let done = 0;
+    try {
+      for (; done < pages; done++) {
+        const pfn = this.frame(index + done);
+        if (pfn < 0) break;
+        this.counts.pin(pfn, 1);
+        into.push(pfn, 1);
+      }
+    } catch (error) {
+      if (done === 0) throw error;
+    }
+    if (done > 0) return done;
+    throw new SysError('EINVAL', 'memfd_pin_folios', `page ${index} is behind the end, ${this.bytes} bytes`);
+  }
+
+  unpin(runs: PfnRuns, dirty: boolean): void {
+    this.counts.unpin(runs, dirty);
   }
 
   /**

@@ -176,6 +176,10 @@ export class ProcessMemory implements AddressSpace, BackingMapper {
     this.pinnedPages -= runs.pages;
   }
 
+  pinCount(pfn: number): number {
+    return this.counts.pinCount(pfn);
+  }
+
   read(va: U64, into: Uint8Array): void {
     const { memory } = this.kernel;
     this.transfer(va, into, false, (pfn, offset, chunk) => {

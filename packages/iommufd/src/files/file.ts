@@ -3,7 +3,7 @@
  * /dev/iommu, VFIO devices, event and fault queues are all files of this type.
  */
 
-import type { Process } from '@iommukit/iommu-core';
+import type { FilePages, Process } from '@iommukit/iommu-core';
 
 /** Poll bits; values of include/uapi/asm-generic/poll.h. */
 export const POLLIN = 1;
@@ -34,6 +34,8 @@ export type Descriptors = {
 export type File = {
   /** What it is, as /proc/PID/fd would show it: `/dev/iommu`, `anon_inode:[eventfd]`. */
   readonly name: string;
+  /** Its pages, when it is a file of memory. */
+  readonly pages?: FilePages;
   /** `argument` is the third argument of ioctl(2): usually an address in the caller's memory. Gives the result, >= 0. */
   ioctl?(caller: Caller, request: number, argument: bigint): number;
   /** Reads up to `into.length` bytes. `position` is the file offset of pread(2), null for read(2). Gives the bytes read. */

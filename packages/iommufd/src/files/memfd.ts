@@ -1,7 +1,7 @@
 /** memfd_create(2): a file of memory. */
 
 import { ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE } from '@iommukit/hw';
-import { type MemoryFile, SysError } from '@iommukit/iommu-core';
+import { type FilePages, type MemoryFile, SysError } from '@iommukit/iommu-core';
 import type { Caller, File } from './file.ts';
 
 const PROTECTION = ACCESS_READ | ACCESS_WRITE | ACCESS_EXECUTE;
@@ -14,6 +14,10 @@ export class MemFd implements File {
   constructor(name: string, file: MemoryFile) {
     this.name = `/memfd:${name}`;
     this.file = file;
+  }
+
+  get pages(): FilePages {
+    return this.file;
   }
 
   mmap({ process }: Caller, length: bigint, protection: number, shared: boolean, offset: bigint): bigint {

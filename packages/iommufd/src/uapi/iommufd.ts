@@ -4,26 +4,34 @@
  */
 
 import { type Struct, struct } from '@iommukit/iommu-core';
-
-const IOMMUFD_TYPE = 0x3b;
-/** Command numbers below this belong to the type1 interface. */
-export const IOMMUFD_CMD_BASE = 0x80;
-
-/** Requests are _IO(';', nr): no direction, no size. */
-function request(command: number): number {
-  return (IOMMUFD_TYPE << 8) | command;
-}
+import { request } from './request.ts';
 
 export const IOMMU_DESTROY: number = request(0x80);
 export const IOMMU_IOAS_ALLOC: number = request(0x81);
+export const IOMMU_IOAS_ALLOW_IOVAS: number = request(0x82);
 export const IOMMU_IOAS_COPY: number = request(0x83);
 export const IOMMU_IOAS_IOVA_RANGES: number = request(0x84);
 export const IOMMU_IOAS_MAP: number = request(0x85);
 export const IOMMU_IOAS_UNMAP: number = request(0x86);
+export const IOMMU_OPTION: number = request(0x87);
+export const IOMMU_VFIO_IOAS: number = request(0x88);
 export const IOMMU_HWPT_ALLOC: number = request(0x89);
 export const IOMMU_GET_HW_INFO: number = request(0x8a);
+export const IOMMU_HWPT_SET_DIRTY_TRACKING: number = request(0x8b);
+export const IOMMU_HWPT_GET_DIRTY_BITMAP: number = request(0x8c);
 export const IOMMU_HWPT_INVALIDATE: number = request(0x8d);
 export const IOMMU_FAULT_QUEUE_ALLOC: number = request(0x8e);
+export const IOMMU_IOAS_MAP_FILE: number = request(0x8f);
+export const IOMMU_IOAS_CHANGE_PROCESS: number = request(0x92);
+
+export const IOMMU_OPTION_RLIMIT_MODE = 0;
+export const IOMMU_OPTION_HUGE_PAGES = 1;
+export const IOMMU_OPTION_OP_SET = 0;
+export const IOMMU_OPTION_OP_GET = 1;
+
+export const IOMMU_VFIO_IOAS_GET = 0;
+export const IOMMU_VFIO_IOAS_SET = 1;
+export const IOMMU_VFIO_IOAS_CLEAR = 2;
 
 export const IOMMU_IOAS_MAP_FIXED_IOVA = 1;
 export const IOMMU_IOAS_MAP_WRITEABLE = 2;
@@ -50,6 +58,9 @@ export const IOMMU_HW_CAP_DIRTY_TRACKING = 1;
 export const IOMMU_HW_CAP_PCI_PASID_EXEC = 2;
 export const IOMMU_HW_CAP_PCI_PASID_PRIV = 4;
 export const IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED = 8;
+
+export const IOMMU_HWPT_DIRTY_TRACKING_ENABLE = 1;
+export const IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR = 1;
 
 export const IOMMU_HWPT_INVALIDATE_DATA_VTD_S1 = 0;
 export const IOMMU_VTD_INV_FLAGS_LEAF = 1;
@@ -86,6 +97,15 @@ const ioasIovaRangesFields = {
 } as const;
 export const iommuIoasIovaRanges: Struct<typeof ioasIovaRangesFields> = struct(ioasIovaRangesFields);
 
+const ioasAllowIovasFields = {
+  size: 'u32',
+  ioasId: 'u32',
+  numIovas: 'u32',
+  reserved: 'u32',
+  allowedIovas: 'u64',
+} as const;
+export const iommuIoasAllowIovas: Struct<typeof ioasAllowIovasFields> = struct(ioasAllowIovasFields);
+
 const ioasMapFields = {
   size: 'u32',
   flags: 'u32',
@@ -96,6 +116,17 @@ const ioasMapFields = {
   iova: 'u64',
 } as const;
 export const iommuIoasMap: Struct<typeof ioasMapFields> = struct(ioasMapFields);
+
+const ioasMapFileFields = {
+  size: 'u32',
+  flags: 'u32',
+  ioasId: 'u32',
+  fd: 's32',
+  start: 'u64',
+  length: 'u64',
+  iova: 'u64',
+} as const;
+export const iommuIoasMapFile: Struct<typeof ioasMapFileFields> = struct(ioasMapFileFields);
 
 const ioasCopyFields = {
   size: 'u32',
@@ -110,6 +141,22 @@ export const iommuIoasCopy: Struct<typeof ioasCopyFields> = struct(ioasCopyField
 
 const ioasUnmapFields = { size: 'u32', ioasId: 'u32', iova: 'u64', length: 'u64' } as const;
 export const iommuIoasUnmap: Struct<typeof ioasUnmapFields> = struct(ioasUnmapFields);
+
+const optionFields = {
+  size: 'u32',
+  optionId: 'u32',
+  op: 'u16',
+  reserved: 'u16',
+  objectId: 'u32',
+  val64: 'u64',
+} as const;
+export const iommuOption: Struct<typeof optionFields> = struct(optionFields);
+
+const vfioIoasFields = { size: 'u32', ioasId: 'u32', op: 'u16', reserved: 'u16' } as const;
+export const iommuVfioIoas: Struct<typeof vfioIoasFields> = struct(vfioIoasFields);
+
+const ioasChangeProcessFields = { size: 'u32', reserved: 'u32' } as const;
+export const iommuIoasChangeProcess: Struct<typeof ioasChangeProcessFields> = struct(ioasChangeProcessFields);
 
 const hwptAllocFields = {
   size: 'u32',
@@ -147,6 +194,21 @@ export const iommuHwInfo: Struct<typeof hwInfoFields> = struct(hwInfoFields);
 
 const hwInfoVtdFields = { flags: 'u32', reserved: 'u32', capReg: 'u64', ecapReg: 'u64' } as const;
 export const iommuHwInfoVtd: Struct<typeof hwInfoVtdFields> = struct(hwInfoVtdFields);
+
+const hwptSetDirtyTrackingFields = { size: 'u32', flags: 'u32', hwptId: 'u32', reserved: 'u32' } as const;
+export const iommuHwptSetDirtyTracking: Struct<typeof hwptSetDirtyTrackingFields> = struct(hwptSetDirtyTrackingFields);
+
+const hwptGetDirtyBitmapFields = {
+  size: 'u32',
+  hwptId: 'u32',
+  flags: 'u32',
+  reserved: 'u32',
+  iova: 'u64',
+  length: 'u64',
+  pageSize: 'u64',
+  data: 'u64',
+} as const;
+export const iommuHwptGetDirtyBitmap: Struct<typeof hwptGetDirtyBitmapFields> = struct(hwptGetDirtyBitmapFields);
 
 const hwptInvalidateFields = {
   size: 'u32',

@@ -99,6 +99,10 @@ export class FakeAddressSpace implements AddressSpace {
     this.pinnedPages -= runs.pages;
   }
 
+  pinCount(pfn: number): number {
+    return this.pins.get(pfn) ?? 0;
+  }
+
   read(va: U64, into: Uint8Array): void {
     this.transfer(va, into, false);
   }
