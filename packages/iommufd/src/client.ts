@@ -9,12 +9,16 @@ import { openFaultQueue } from './fault-queue.ts';
 import type { SystemCalls } from './files/system-calls.ts';
 import { NO_USER_DATA } from './hwpt.ts';
 import { getHwInfo, type HwInfoResult, hwptAlloc, hwptInvalidate } from './hwpt-commands.ts';
+import { AllowedRanges } from './ioas/allowed-ranges.ts';
+import { ioasChangeProcess } from './ioas/change-process.ts';
 import {
+  Ioas,
   type IoasMapOptions,
   ioasAlloc,
   ioasCopy,
   ioasIovaRanges,
   ioasMap,
+  ioasMapFile,
   ioasMapRegistered,
   ioasUnmap,
 } from './ioas/ioas.ts';
@@ -29,6 +33,16 @@ export type MapAccess = { readable?: boolean; writable?: boolean };
 export type MapRequest = MapAccess & {
   ioasId: number;
   userVa: U64;
+  length: U64;
+  /** Where to map; where it fits by default. */
+  iova?: U64;
+};
+
+export type MapFileRequest = MapAccess & {
+  ioasId: number;
+  fd: number;
+  /** Byte offset into the file; 0 by default. */
+  start?: U64;
   length: U64;
   /** Where to map; where it fits by default. */
   iova?: U64;
@@ -121,6 +135,34 @@ export class IommufdClient {
   ioasMap(request: MapRequest): bigint {
     const options = mapOptions(request);
     return this.call('IOMMU_IOAS_MAP', ({ context, process }) => ioasMap(context, process, options));
+  }
+
+  /** Maps a memfd or a dma-buf. @returns the I/O virtual address. @throws {SysError} as `ioasMapFile` */
+  ioasMapFile(request: MapFileRequest): bigint {
+    const { ioasId, fd, start = 0, length, iova } = request;
+    const flags = mapFlags(request, iova);
+    const range = { start: toU64(start), length: toU64(length), iova: toU64(iova ?? 0) };
+    return this.call('IOMMU_IOAS_MAP_FILE', ({ context, process, descriptors }) =>
+      ioasMapFile(context, process, { ioasId, flags, ...range, file: () => descriptors.get(fd) }),
+    );
+  }
+
+  /**
+   * Restricts where maps without a fixed address go; no ranges lifts the restriction.
+   * @throws {SysError} ENOENT; EINVAL ranges of less than two addresses or that meet; EADDRINUSE a reserved one is met
+   */
+  ioasAllowIovas(ioasId: number, ranges: readonly { start: U64; last: U64 }[]): void {
+    this.call('IOMMU_IOAS_ALLOW_IOVAS', ({ context }) => {
+      const { table } = context.objects.get(ioasId, Ioas);
+      const allowed = new AllowedRanges(context.kernel);
+      for (const { start, last } of ranges) allowed.add({ start: toU64(start), last: toU64(last) });
+      table.space.allow(allowed.joined());
+    });
+  }
+
+  /** This process pays for what is mapped from now on. @throws {SysError} EINVAL something else than files is mapped; ENOMEM */
+  ioasChangeProcess(): void {
+    this.call('IOMMU_IOAS_CHANGE_PROCESS', ({ context, process }) => ioasChangeProcess(context, process));
   }
 
   /**

@@ -25,7 +25,6 @@ export class IommufdContext {
   readonly id: number;
   readonly kernel: Kernel;
   readonly trace: TraceSink<IommufdEvent>;
-  readonly accounting: AccountMode;
   readonly allowUnsafeInterrupts: boolean;
   readonly objects: ObjectTable;
   /** Groups that have a bound device. */
@@ -34,6 +33,7 @@ export class IommufdContext {
   private readonly onEnd: () => void;
   private holders = 1;
   private pageGroups = 0;
+  private accountMode: AccountMode;
 
   /** The maker, which is the open file, is the first holder. `onEnd` is called when the last one has let go. */
   constructor(id: number, options: IommufdOptions, onEnd: () => void = () => {}) {
@@ -41,10 +41,20 @@ export class IommufdContext {
     this.onEnd = onEnd;
     this.kernel = options.kernel;
     this.trace = options.trace ?? noTrace;
-    this.accounting = options.accountMm === true ? 'mm' : 'user';
+    this.accountMode = options.accountMm === true ? 'mm' : 'user';
     this.allowUnsafeInterrupts = options.allowUnsafeInterrupts ?? false;
     this.objects = new ObjectTable(this.kernel, id, this.trace);
     this.registered = new RegisteredMemory(this);
+  }
+
+  /** How pages mapped from now on are charged, when their process has no CAP_IPC_LOCK. */
+  get accounting(): AccountMode {
+    return this.accountMode;
+  }
+
+  /** Only while the context has no object (IOMMU_OPTION_RLIMIT_MODE). */
+  setAccounting(mode: 'user' | 'mm'): void {
+    this.accountMode = mode;
   }
 
   /** True when a device of the group is bound here. */

@@ -81,7 +81,7 @@ export class DeviceGroup {
         this.attachments.set(pasid, { hwpt, handle, devices: new Set([device]) });
       } else present.devices.add(device);
     } catch (error) {
-      if (reserves) hwpt.paging.ioas.table.unreserve(device);
+      if (reserves) hwpt.paging.ioas.table.space.unreserve(device);
       throw error;
     }
     hwpt.users++;
@@ -117,10 +117,10 @@ export class DeviceGroup {
       if (pasid === NO_PASID) replaceGroup(this.group, handle, scopeOf(hwpt));
       else replaceDevicePasid(device.device, pasid, handle);
     } catch (error) {
-      for (const member of reserved) table.unreserve(member);
+      for (const member of reserved) table.space.unreserve(member);
       throw error;
     }
-    if (reserves) for (const member of attachment.devices) old.paging.ioas.table.unreserve(member);
+    if (reserves) for (const member of attachment.devices) old.paging.ioas.table.space.unreserve(member);
     old.fault?.dismiss(attachment.handle);
     attachment.hwpt = hwpt;
     attachment.handle = handle;
@@ -141,7 +141,7 @@ export class DeviceGroup {
       this.attachments.delete(pasid);
       hwpt.fault?.dismiss(handle);
     }
-    if (pasid === NO_PASID) hwpt.paging.ioas.table.unreserve(device);
+    if (pasid === NO_PASID) hwpt.paging.ioas.table.space.unreserve(device);
     device.users--;
     this.emit('device_detach', device, pasid, hwpt);
     return hwpt;
@@ -235,10 +235,10 @@ export function reserveRegions(paging: HwptPaging, device: BoundDevice): void {
   const { table } = paging.ioas;
   try {
     for (const { first, last, kind } of device.device.reservedRegions()) {
-      if (kind !== 'direct-relaxable') table.reserve(first, last, device);
+      if (kind !== 'direct-relaxable') table.space.reserve(first, last, device);
     }
   } catch (error) {
-    table.unreserve(device);
+    table.space.unreserve(device);
     throw error;
   }
 }

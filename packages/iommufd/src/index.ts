@@ -11,6 +11,7 @@ export {
   SysError,
   struct,
 } from '@iommukit/iommu-core';
+export { Access, type AccessOps, createAccess } from './access.ts';
 export { BoundDevice, type UserPasids } from './bound-device.ts';
 export {
   type CopyRequest,
@@ -18,6 +19,7 @@ export {
   type HwptRequest,
   IommufdClient,
   type MapAccess,
+  type MapFileRequest,
   type MapRequest,
   type PagingRequest,
   type VtdInvalidation,
@@ -26,6 +28,7 @@ export {
 export { IommufdContext, type IommufdOptions } from './context.ts';
 export { bindDevice, IommufdDevice } from './device.ts';
 export { DeviceNodes } from './files/device-nodes.ts';
+export { DmaBuf, type DmaBufOptions } from './files/dma-buf.ts';
 export { EventFd } from './files/eventfd.ts';
 export { FdTable } from './files/fd-table.ts';
 export { type Caller, type Descriptors, type File, POLLERR, POLLHUP, POLLIN, POLLOUT } from './files/file.ts';
@@ -35,6 +38,7 @@ export { allocPaging, HwptPaging } from './hwpt.ts';
 export type { HwInfoResult } from './hwpt-commands.ts';
 export { type Ioas, type IoasMapOptions, ioasAlloc, ioasIovaRanges, ioasMap, ioasUnmap } from './ioas/ioas.ts';
 export type { IovaRange } from './ioas/reserved.ts';
+export { type Command, command, type IommufdCaller, type Outcome } from './ioctl/command.ts';
 export {
   IommufdFile,
   IommufdNode,
@@ -68,9 +72,12 @@ export {
   IOMMU_HWPT_INVALIDATE,
   IOMMU_HWPT_INVALIDATE_DATA_VTD_S1,
   IOMMU_IOAS_ALLOC,
+  IOMMU_IOAS_ALLOW_IOVAS,
+  IOMMU_IOAS_CHANGE_PROCESS,
   IOMMU_IOAS_COPY,
   IOMMU_IOAS_IOVA_RANGES,
   IOMMU_IOAS_MAP,
+  IOMMU_IOAS_MAP_FILE,
   IOMMU_IOAS_MAP_FIXED_IOVA,
   IOMMU_IOAS_MAP_READABLE,
   IOMMU_IOAS_MAP_WRITEABLE,
@@ -98,9 +105,12 @@ export {
   iommuHwptVtdS1,
   iommuHwptVtdS1Invalidate,
   iommuIoasAlloc,
+  iommuIoasAllowIovas,
+  iommuIoasChangeProcess,
   iommuIoasCopy,
   iommuIoasIovaRanges,
   iommuIoasMap,
+  iommuIoasMapFile,
   iommuIoasUnmap,
   iommuIovaRange,
 } from './uapi/iommufd.ts';

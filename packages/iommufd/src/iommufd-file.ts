@@ -60,7 +60,10 @@ export class IommufdNode {
   /** Areas mapped in the I/O address spaces of all contexts. */
   get areas(): number {
     const objects = [...this.live].flatMap((context) => context.objects.all());
-    return objects.reduce((count, object) => (object instanceof Ioas ? count + object.table.areaCount : count), 0);
+    return objects.reduce(
+      (count, object) => (object instanceof Ioas ? count + object.table.space.areaCount : count),
+      0,
+    );
   }
 
   /** A context of its own for each open file. @throws {SysError} ENOMEM */

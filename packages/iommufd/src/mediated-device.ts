@@ -84,7 +84,7 @@ export class MediatedDevice extends BoundDevice {
     this.dma.detach(pasid);
     this.attachments.delete(pasid);
     hwpt.fault?.dismiss(handle);
-    if (pasid === NO_PASID) hwpt.paging.ioas.table.unreserve(this);
+    if (pasid === NO_PASID) hwpt.paging.ioas.table.space.unreserve(this);
     this.users--;
     this.trace('device_detach', pasid, hwpt);
     return hwpt;
@@ -101,10 +101,10 @@ export class MediatedDevice extends BoundDevice {
       if (old === null) this.dma.attach(pasid, handle);
       else this.dma.replace(pasid, handle);
     } catch (error) {
-      if (reserves) table.unreserve(this);
+      if (reserves) table.space.unreserve(this);
       throw error;
     }
-    if (reserves) left?.unreserve(this);
+    if (reserves) left?.space.unreserve(this);
     this.attachments.set(pasid, { hwpt, handle });
     hwpt.users++;
     if (old === null) this.users++;

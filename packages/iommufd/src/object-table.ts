@@ -8,7 +8,7 @@ import { type Kernel, SysError } from '@iommukit/iommu-core';
 import { IdMap } from './id-map.ts';
 import type { IommufdEvent } from './trace.ts';
 
-export type ObjectType = 'device' | 'fault' | 'hwpt-nested' | 'hwpt-paging' | 'ioas';
+export type ObjectType = 'access' | 'device' | 'fault' | 'hwpt-nested' | 'hwpt-paging' | 'ioas';
 
 /** Highest object id. */
 const LAST_ID = 0x7fff_ffff;

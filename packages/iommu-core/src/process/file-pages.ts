@@ -3,6 +3,9 @@
 import type { PfnRuns } from '../pfn-runs.ts';
 
 export type FilePages = {
+  /** Keeps the file, whose descriptors may all be closed, until `close`. */
+  hold(): void;
+  close(): void;
   /**
    * Pins `pages` pages from page `index` of the file, appending their frames to `into`. They stay with their contents
    * until `unpin`, whatever becomes of the file.

@@ -21,7 +21,8 @@ export class MemoryFile implements Backing, FilePages {
   private readonly frames = new Map<number, number>();
   private readonly mappers = new Set<BackingMapper>();
   private bytes = 0;
-  private open = true;
+  /** Open descriptors, and who else holds the file open. */
+  private holders = 1;
 
   constructor(kernel: Kernel, counts: PageCounts, bytes = 0) {
     this.kernel = kernel;
@@ -94,9 +95,13 @@ export class MemoryFile implements Backing, FilePages {
     }
   }
 
-  /** The last name of the file is gone. Its pages go when the last mapping does. Never fails. */
+  hold(): void {
+    this.holders++;
+  }
+
+  /** Lets go of the file. When nobody holds it its pages go with the last mapping. Never fails. */
   close(): void {
-    this.open = false;
+    this.holders--;
     this.dropIfUnused();
   }
 
@@ -110,7 +115,7 @@ export class MemoryFile implements Backing, FilePages {
   }
 
   private dropIfUnused(): void {
-    if (this.open || this.mappers.size > 0) return;
+    if (this.holders > 0 || this.mappers.size > 0) return;
     for (const pfn of this.frames.values()) this.counts.uncache(pfn);
     this.frames.clear();
   }

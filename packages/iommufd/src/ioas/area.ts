@@ -4,7 +4,7 @@
  */
 
 import { high32, low32, PAGE_SIZE, pageNumber } from '@iommukit/hw';
-import type { PagingDomain } from '@iommukit/iommu-core';
+import { IOMMU_CACHE, IOMMU_MMIO, type Kernel, type PagingDomain } from '@iommukit/iommu-core';
 import type { Pages } from './pages.ts';
 
 /** A part of a pin group: `length` bytes (at least 1) from byte `startByte` of its page 0. */
@@ -26,6 +26,11 @@ export class Area {
   /** Indexes of the group's pages that the area uses. */
   readonly firstIndex: number;
   readonly lastIndex: number;
+  /** Pins by accesses, of all of it or of parts; those of them that keep it from being unmapped. */
+  accesses = 0;
+  locks = 0;
+  /** Being unmapped: no access may begin. */
+  preventAccess = false;
 
   constructor(slice: PagesSlice, iova: bigint, prot: number) {
     this.iova = iova;
@@ -50,6 +55,16 @@ export class Area {
     return byteOf(this.startByte);
   }
 
+  /** Byte of the group at `iova`, which is in the area. */
+  byteAt(iova: bigint): bigint {
+    return this.startByte + (iova - this.iova);
+  }
+
+  /** Index of the page at `iova`, which is in the area. */
+  indexAt(iova: bigint): number {
+    return pageOf(this.byteAt(iova));
+  }
+
   /** True when address, length and page offset are multiples of `alignment`, a power of two of at most a page. */
   isAligned(alignment: number): boolean {
     return ((this.iovaByte | (this.lastByte + 1) | this.pageOffset) & (alignment - 1)) === 0;
@@ -67,25 +82,32 @@ export function byteOf(address: bigint): number {
 }
 
 /**
- * Puts an area whose pages are pinned into a hardware table. On failure nothing of it is there, and nothing cached.
- * @throws {SysError} as PagingDomain.map
+ * Puts an area whose pages are pinned into a hardware table, in leaves of up to `runPages` pages. Nothing is put there of
+ * memory that was revoked. On failure nothing of it is there, and nothing cached.
+ * @throws {SysError} as PagingDomain.map; ENOMEM
  */
-export function mapArea(domain: PagingDomain, area: Area): void {
-  const { iovaPage, iovaByte, pageOffset, prot } = area;
+export function mapArea(kernel: Kernel, domain: PagingDomain, area: Area, runPages: number): void {
+  const { iovaPage, iovaByte, pageOffset, pages } = area;
+  if (pages.revoked) return;
   const bytes = byteLength(area);
+  const prot = pages.revocable === null ? area.prot : (area.prot & ~IOMMU_CACHE) | IOMMU_MMIO;
   let done = 0;
   try {
-    area.pages.forEachRun(area.firstIndex, area.lastIndex, (pfn, pages) => {
-      const skip = done === 0 ? pageOffset : 0;
-      const size = Math.min(pages * PAGE_SIZE - skip, bytes - done);
-      const at = iovaByte + done;
-      const whole = Math.floor(at / PAGE_SIZE);
-      const page = iovaPage + whole;
-      const high = halfHigh(page);
-      const physHigh = halfHigh(pfn);
-      const byte = at - whole * PAGE_SIZE;
-      domain.map(halfLow(page, high, byte), high, halfLow(pfn, physHigh, skip), physHigh, size, prot);
-      done += size;
+    pages.forEachRun(area.firstIndex, area.lastIndex, (first, count) => {
+      for (let next = 0; next < count; next += runPages) {
+        kernel.checkpoint('iommu_map');
+        const pfn = first + next;
+        const skip = done === 0 ? pageOffset : 0;
+        const size = Math.min(Math.min(runPages, count - next) * PAGE_SIZE - skip, bytes - done);
+        const at = iovaByte + done;
+        const whole = Math.floor(at / PAGE_SIZE);
+        const page = iovaPage + whole;
+        const high = halfHigh(page);
+        const physHigh = halfHigh(pfn);
+        const byte = at - whole * PAGE_SIZE;
+        domain.map(halfLow(page, high, byte), high, halfLow(pfn, physHigh, skip), physHigh, size, prot);
+        done += size;
+      }
     });
   } catch (error) {
     if (done > 0) {
@@ -99,7 +121,7 @@ export function mapArea(domain: PagingDomain, area: Area): void {
 
 /** Takes an area out of a hardware table, in one piece. Cached translations live on until the domain's `sync`. */
 export function unmapArea(domain: PagingDomain, area: Area): void {
-  domain.unmap(low32(area.iova), high32(area.iova), byteLength(area));
+  if (!area.pages.revoked) domain.unmap(low32(area.iova), high32(area.iova), byteLength(area));
 }
 
 /** Bytes of an area that is in a hardware table: its pages are pinned, so they are fewer than 2^53. */

@@ -1,28 +1,40 @@
 /**
- * The page table of an IOAS: areas by address, and the hardware domains that show them (Linux: struct io_pagetable,
- * drivers/iommu/iommufd/io_pagetable.c).
+ * The page table of an IOAS: areas by address, the hardware domains that show them, and the accesses that use them
+ * (Linux: struct io_pagetable, drivers/iommu/iommufd/io_pagetable.c).
  *
- * All domains translate alike: every area is in every domain. While there is no domain nothing is pinned. The order of
- * mapping is cover (pin and charge), insert, fill the tables; of unmapping: clear the tables, flush, take out the area,
- * uncover (unpin).
+ * All domains translate alike: every area is in every domain. While there is no domain nothing is pinned but what
+ * accesses pin. The order of mapping is cover (pin and charge), insert, fill the tables; of unmapping: have accesses let
+ * go, clear the tables, flush, take out the area, uncover (unpin).
  */
 
 import { hex, PAGE_SIZE, U64_MAX } from '@iommukit/hw';
 import { IOMMU_WRITE, type Kernel, type PagingDomain, SysError } from '@iommukit/iommu-core';
-import { Area, mapArea, type PagesSlice, pageOf, unmapArea } from './area.ts';
-import { IntervalTree } from './interval-tree.ts';
-import { allocateIova } from './iova-allocator.ts';
-import { type IovaRange, ReservedRanges } from './reserved.ts';
+import { Area, mapArea, type PagesSlice, unmapArea } from './area.ts';
+import { IovaSpace, lastOf, range } from './iova-space.ts';
+import type { AreaHolder } from './pages.ts';
 
-export class IoPageTable {
+/** Calls to an access for one area before it is given up. */
+const UNMAP_TRIES = 100;
+
+/** What uses areas without a hardware table. */
+export type AreaUser = {
+  /** Bytes; a power of two. */
+  readonly iovaAlignment: number;
+  /** [iova, iova + length) is going: whatever is pinned of it is to be unpinned before this returns. */
+  notifyUnmap(iova: bigint, length: bigint): void;
+};
+
+export class IoPageTable implements AreaHolder {
+  readonly space: IovaSpace;
   private readonly kernel: Kernel;
-  private readonly tree = new IntervalTree<Area>();
-  private readonly reserved = new ReservedRanges();
   private readonly filled: PagingDomain[] = [];
+  private readonly users = new Set<AreaUser>();
   private alignment = 1;
+  private largePages = true;
 
   constructor(kernel: Kernel) {
     this.kernel = kernel;
+    this.space = new IovaSpace(kernel);
   }
 
   /** Bytes; address, length and page offset of every area are multiples of it. */
@@ -30,33 +42,13 @@ export class IoPageTable {
     return this.alignment;
   }
 
-  get areaCount(): number {
-    return this.tree.size;
-  }
-
   get domains(): readonly PagingDomain[] {
     return this.filled;
   }
 
-  get reservedRanges(): readonly (IovaRange & { readonly owner: object })[] {
-    return this.reserved.all();
-  }
-
-  /** Calls `visit` for every area, ascending. */
-  forEachArea(visit: (area: Area) => void): void {
-    this.tree.walk(visit);
-  }
-
-  /** The areas that meet [iova, last], ascending. */
-  areasIn(iova: bigint, last: bigint): Area[] {
-    const areas: Area[] = [];
-    for (let area = this.areaAt(iova); area !== null && area.iova <= last; area = this.after(area)) areas.push(area);
-    return areas;
-  }
-
-  /** Addresses that are not reserved; areas are not subtracted. */
-  holes(): IovaRange[] {
-    return this.reserved.holes();
+  /** Whether domains map more than a page at a time, so that areas cannot be cut. */
+  get hugePages(): boolean {
+    return this.largePages;
   }
 
   /**
@@ -70,8 +62,8 @@ export class IoPageTable {
     if (length === 0n || (length & BigInt(this.alignment - 1)) !== 0n) {
       throw new SysError('EINVAL', 'iopt_map', `length ${hex(length)} is not a positive multiple of ${this.alignment}`);
     }
-    const address = iova ?? this.findPlace(slices[0]!, length);
-    if (iova !== null) this.checkPlace(iova, length);
+    const address = iova ?? this.space.choose(slices[0]!, length, this.alignment);
+    if (iova !== null) this.space.checkFree('iopt_map', iova, length, this.alignment);
     const areas: Area[] = [];
     try {
       let next = address;
@@ -81,7 +73,7 @@ export class IoPageTable {
       }
       this.fill(areas);
     } catch (error) {
-      for (const area of areas) this.tree.remove(area.iovaPage, area.iovaByte);
+      for (const area of areas) this.takeOut(area);
       throw error;
     }
     return areas;
@@ -93,166 +85,158 @@ export class IoPageTable {
    * @throws {SysError} EINVAL length 0; EOVERFLOW; ENOENT a part of the range has no area
    */
   slices(iova: bigint, length: bigint): PagesSlice[] {
-    const last = checkRange('iopt_get_pages', iova, length);
+    const last = lastOf('iopt_get_pages', iova, length);
     const found: PagesSlice[] = [];
-    for (let at = iova; at <= last; ) {
-      const area = this.areaAt(at);
-      if (area === null || area.iova > at) {
-        throw new SysError('ENOENT', 'iopt_get_pages', `nothing is mapped at ${hex(at)}`);
-      }
-      const end = lower(area.last, last);
-      found.push({ pages: area.pages, startByte: area.startByte + (at - area.iova), length: end - at + 1n });
-      at = end + 1n;
-    }
+    this.space.forEachPart('iopt_get_pages', iova, last, (area, first, end) => {
+      found.push({ pages: area.pages, startByte: area.byteAt(first), length: end - first + 1n });
+    });
     this.kernel.checkpoint('iopt_pages_list');
     for (const { pages } of found) pages.get();
     return found;
   }
 
   /**
-   * Unmaps every area in the range, handing each to `gone` once no device can reach it. Areas are never cut: one that
-   * is in the range only in part stops the walk, and those before it stay unmapped.
-   * @returns bytes unmapped
-   * @throws {SysError} EINVAL length 0; EOVERFLOW; ENOENT nothing was there, or an area is not wholly in the range
+   * Unmaps every area in the range, handing each to `gone` once no device and no access can reach it. Areas are never
+   * cut: the walk stops at one that cannot go, and those before it stay unmapped.
+   * @returns bytes unmapped, none when there is nothing
+   * @throws {SysError} EINVAL length 0; EOVERFLOW; ENOENT an area is not wholly in the range; EBUSY one is locked;
+   * EDEADLK an access does not let go
    */
   unmap(iova: bigint, length: bigint, gone: (area: Area) => void): bigint {
-    const last = checkRange('iopt_unmap_iova', iova, length);
-    const areas: Area[] = [];
-    let cut: Area | null = null;
-    for (let area = this.areaAt(iova); area !== null && area.iova <= last; area = this.after(area)) {
-      if (area.iova < iova || area.last > last) {
-        cut = area;
-        break;
-      }
-      areas.push(area);
-    }
-    this.drop(areas, gone);
-    const range = `${hex(iova)}..${hex(last)}`;
-    if (cut !== null) {
-      throw new SysError('ENOENT', 'iopt_unmap_iova', `${range} cuts the area ${hex(cut.iova)}..${hex(cut.last)}`);
-    }
-    if (areas.length === 0) throw new SysError('ENOENT', 'iopt_unmap_iova', `nothing is mapped in ${range}`);
-    return total(areas);
+    return this.unmapRange(iova, lastOf('iopt_unmap_iova', iova, length), gone);
+  }
+
+  /** Unmaps everything; there may be nothing. @returns bytes unmapped. @throws {SysError} EBUSY, EDEADLK as `unmap` */
+  unmapAll(gone: (area: Area) => void): bigint {
+    return this.unmapRange(0n, U64_MAX, gone);
   }
 
   /** True when an area lies in [iova, last] in part, and in part outside. */
   cuts(iova: bigint, last: bigint): boolean {
-    const head = this.areaAt(iova);
+    const head = this.space.areaFrom(iova);
     if (head !== null && head.iova < iova) return true;
-    const tail = this.areaAt(last);
+    const tail = this.space.areaFrom(last);
     return tail !== null && tail.iova <= last && tail.last > last;
   }
 
-  /** Unmaps everything; there may be nothing. @returns bytes unmapped */
-  unmapAll(gone: (area: Area) => void): bigint {
-    const areas: Area[] = [];
-    this.tree.walk((area) => areas.push(area));
-    this.drop(areas, gone);
-    return total(areas);
+  /**
+   * Makes no area lie on both sides of the boundary before `iova`, as unmapping in type1 version 1 needs; devices do not
+   * notice. Nothing happens when none does.
+   * @throws {SysError} EBUSY the area is being unmapped; EOPNOTSUPP it is of a dma-buf; EINVAL the boundary is
+   * misaligned, accesses use the area, or it may be in large pages; ENOMEM
+   */
+  cutAt(iova: bigint): void {
+    const call = 'iopt_area_split';
+    const area = this.space.areaFrom(iova);
+    if (area === null || area.iova >= iova) return;
+    const where = `the area ${range(area.iova, area.last)}`;
+    if (area.preventAccess) throw new SysError('EBUSY', call, `${where} is being unmapped`);
+    if (area.pages.revocable !== null) throw new SysError('EOPNOTSUPP', call, `${where} is of a dma-buf`);
+    if (((iova | area.byteAt(iova)) & BigInt(this.alignment - 1)) !== 0n) {
+      throw new SysError('EINVAL', call, `${hex(iova)} in ${where} is not aligned to ${this.alignment}`);
+    }
+    this.kernel.checkpoint(call);
+    if (area.accesses > 0) throw new SysError('EINVAL', call, `${where} has ${area.accesses} accesses`);
+    if (this.filled.length > 0 && this.largePages) {
+      throw new SysError('EINVAL', call, `${where} may be in large pages`);
+    }
+    const { pages, startByte, prot } = area;
+    const head = iova - area.iova;
+    this.space.remove(area);
+    this.space.insert(new Area({ pages, startByte, length: head }, area.iova, prot));
+    this.space.insert(new Area({ pages, startByte: startByte + head, length: area.length - head }, iova, prot));
+    pages.get();
   }
 
   /**
-   * Reserves a range for `owner`. Reserved ranges may overlap each other.
-   * @throws {SysError} EADDRINUSE an area is there; ENOMEM
+   * Lets domains use large pages, or has every page mapped by itself.
+   * @throws {SysError} EINVAL off, while there are both a domain and an area; EADDRINUSE off, and an area is not of
+   * whole pages
    */
-  reserve(start: bigint, last: bigint, owner: object): void {
-    const area = this.areaAt(start);
-    if (area !== null && area.iova <= last) {
-      const range = `${hex(start)}..${hex(last)}`;
-      throw new SysError(
-        'EADDRINUSE',
-        'iopt_reserve_iova',
-        `${range} meets the area ${hex(area.iova)}..${hex(area.last)}`,
-      );
+  setHugePages(on: boolean): void {
+    const call = 'iopt_disable_large_pages';
+    if (on === this.largePages) return;
+    if (!on && this.filled.length > 0 && this.space.areaCount > 0) {
+      throw new SysError('EINVAL', call, `${this.space.areaCount} areas are in domains`);
     }
-    this.kernel.checkpoint('iopt_reserved');
-    this.reserved.add(start, last, owner);
+    if (!on) this.space.checkAlignment(call, PAGE_SIZE);
+    this.largePages = on;
+    this.alignment = this.neededAlignment();
   }
 
-  /** Takes back every range reserved for `owner`. */
-  unreserve(owner: object): void {
-    this.reserved.removeOwner(owner);
+  /** Tells `user` of what is unmapped from now on. @throws {SysError} EADDRINUSE areas do not fit its alignment; ENOMEM */
+  addUser(user: AreaUser): void {
+    this.kernel.checkpoint('iopt_add_access');
+    if (user.iovaAlignment > this.alignment) this.space.checkAlignment('iopt_add_access', user.iovaAlignment);
+    this.users.add(user);
+    this.alignment = this.neededAlignment();
+  }
+
+  removeUser(user: AreaUser): void {
+    this.users.delete(user);
+    this.alignment = this.neededAlignment();
   }
 
   /**
    * Fills `domain` with every area and keeps it filled from now on. What lies outside its aperture becomes reserved.
    * On failure nothing changes.
-   * @throws {SysError} EINVAL it cannot map single pages; EADDRINUSE areas do not fit its page size or aperture; and
-   * the errors of pinning and mapping
+   * @throws {SysError} EINVAL it cannot map single pages; EADDRINUSE areas, or allowed ranges, do not fit its page size
+   * or aperture; and the errors of pinning and mapping
    */
   addDomain(domain: PagingDomain): void {
     const call = 'iopt_table_add_domain';
     const alignment = Math.max(smallestPage(domain), this.alignment);
     if (alignment > PAGE_SIZE) throw new SysError('EINVAL', call, `pages of ${alignment} bytes are the smallest`);
-    if (alignment !== this.alignment) this.checkAlignment(alignment, call);
+    if (alignment !== this.alignment) this.space.checkAlignment(call, alignment);
     const { first, last } = domain.aperture;
     try {
-      if (first !== 0n) this.reserve(0n, first - 1n, domain);
-      if (last !== U64_MAX) this.reserve(last + 1n, U64_MAX, domain);
+      if (first !== 0n) this.space.reserve(0n, first - 1n, domain);
+      if (last !== U64_MAX) this.space.reserve(last + 1n, U64_MAX, domain);
       this.kernel.checkpoint('iopt_domain');
       this.fillDomain(domain);
     } catch (error) {
-      this.reserved.removeOwner(domain);
+      this.space.unreserve(domain);
       throw error;
     }
     this.alignment = alignment;
     this.filled.push(domain);
   }
 
-  /** Empties `domain` and forgets it. With the last domain everything is unpinned. Never fails. */
+  /** Empties `domain` and forgets it. With the last domain what no access uses is unpinned. Never fails. */
   removeDomain(domain: PagingDomain): void {
     this.filled.splice(this.filled.indexOf(domain), 1);
-    this.tree.walk((area) => unmapArea(domain, area));
+    this.space.forEachArea((area) => unmapArea(domain, area));
     domain.sync();
-    if (this.filled.length === 0) this.tree.walk((area) => area.pages.uncover(area.firstIndex, area.lastIndex));
-    this.reserved.removeOwner(domain);
-    this.alignment = Math.max(1, ...this.filled.map(smallestPage));
+    if (this.filled.length === 0) this.space.forEachArea((area) => area.pages.uncover(area.firstIndex, area.lastIndex));
+    this.space.unreserve(domain);
+    this.alignment = this.neededAlignment();
   }
 
-  private areaAt(iova: bigint): Area | null {
-    return this.tree.firstFrom(pageOf(iova), Number(iova & 0xfffn));
-  }
-
-  private after(area: Area): Area | null {
-    return area.last === U64_MAX ? null : this.areaAt(area.last + 1n);
-  }
-
-  private findPlace(slice: PagesSlice, length: bigint): bigint {
-    const address = slice.pages.origin + slice.startByte;
-    return allocateIova(this.tree, this.reserved, address, length, this.alignment);
-  }
-
-  private checkPlace(iova: bigint, length: bigint): void {
-    if ((iova & BigInt(this.alignment - 1)) !== 0n) {
-      throw new SysError('EINVAL', 'iopt_map', `${hex(iova)} is not a multiple of ${this.alignment}`);
-    }
-    const last = checkRange('iopt_map', iova, length);
-    const reserved = this.reserved.find(iova, last);
-    if (reserved !== null) {
-      const where = `${hex(reserved.start)}..${hex(reserved.last)}`;
-      throw new SysError('EINVAL', 'iopt_map', `${hex(iova)}..${hex(last)} meets the reserved range ${where}`);
-    }
-    const area = this.areaAt(iova);
-    if (area !== null && area.iova <= last) {
-      const where = `${hex(area.iova)}..${hex(area.last)}`;
-      throw new SysError('EEXIST', 'iopt_map', `${hex(iova)}..${hex(last)} meets the area ${where}`);
+  withdraw(area: Area): void {
+    for (const domain of this.filled) {
+      unmapArea(domain, area);
+      domain.sync();
     }
   }
 
   private insert(slice: PagesSlice, iova: bigint, prot: number): Area {
-    if ((prot & IOMMU_WRITE) !== 0 && !slice.pages.writable) {
-      throw new SysError('EPERM', 'iopt_map', `pages ${slice.pages.id} were made read-only`);
+    const { pages } = slice;
+    if ((prot & IOMMU_WRITE) !== 0 && !pages.writable) {
+      throw new SysError('EPERM', 'iopt_map', `pages ${pages.id} were made read-only`);
     }
     const area = new Area(slice, iova, prot);
     if ((area.pageOffset & (this.alignment - 1)) !== 0) {
-      throw new SysError(
-        'EINVAL',
-        'iopt_map',
-        `page offset ${hex(area.pageOffset)} is not a multiple of ${this.alignment}`,
-      );
+      const offset = hex(area.pageOffset);
+      throw new SysError('EINVAL', 'iopt_map', `page offset ${offset} is not a multiple of ${this.alignment}`);
     }
-    this.tree.insert(area.iovaPage, area.iovaByte, area.lastPage, area.lastByte, area);
+    this.space.insert(area);
+    pages.revocable?.set(area, this);
     return area;
+  }
+
+  private takeOut(area: Area): void {
+    this.space.remove(area);
+    area.pages.revocable?.delete(area);
   }
 
   /** Pins new areas and puts them into all domains, or nothing. */
@@ -265,7 +249,7 @@ export class IoPageTable {
         area.pages.cover(area.firstIndex, area.lastIndex);
         covered.push(area);
         for (const domain of this.filled) {
-          mapArea(domain, area);
+          mapArea(this.kernel, domain, area, this.runPages);
           mapped.push({ domain, area });
         }
       }
@@ -283,12 +267,12 @@ export class IoPageTable {
     const covered: Area[] = [];
     const mapped: Area[] = [];
     try {
-      this.tree.walk((area) => {
+      this.space.forEachArea((area) => {
         if (first) {
           area.pages.cover(area.firstIndex, area.lastIndex);
           covered.push(area);
         }
-        mapArea(domain, area);
+        mapArea(this.kernel, domain, area, this.runPages);
         mapped.push(area);
       });
     } catch (error) {
@@ -299,6 +283,47 @@ export class IoPageTable {
     }
   }
 
+  /** Areas are gathered and dropped together, so that each domain is flushed once, except before an access is called. */
+  private unmapRange(iova: bigint, last: bigint, gone: (area: Area) => void): bigint {
+    const areas: Area[] = [];
+    let bytes = 0n;
+    try {
+      for (let area = this.space.areaFrom(iova); area !== null && area.iova <= last; area = this.space.after(area)) {
+        this.checkUnmap(area, iova, last);
+        if (area.accesses > 0) {
+          this.drop(areas.splice(0), gone);
+          this.revokeAccess(area);
+        }
+        areas.push(area);
+        bytes += area.length;
+      }
+    } finally {
+      this.drop(areas, gone);
+    }
+    return BigInt.asUintN(64, bytes);
+  }
+
+  private checkUnmap(area: Area, iova: bigint, last: bigint): void {
+    const call = 'iopt_unmap_iova';
+    if (area.locks > 0) {
+      throw new SysError('EBUSY', call, `the area ${range(area.iova, area.last)} has ${area.locks} locks`);
+    }
+    if (area.iova < iova || area.last > last) {
+      throw new SysError('ENOENT', call, `${range(iova, last)} cuts the area ${range(area.iova, area.last)}`);
+    }
+  }
+
+  private revokeAccess(area: Area): void {
+    area.preventAccess = true;
+    for (let tries = 0; area.accesses > 0; tries++) {
+      if (tries === UNMAP_TRIES) {
+        const where = `the area ${range(area.iova, area.last)}`;
+        throw new SysError('EDEADLK', 'iopt_unmap_iova', `${where} keeps ${area.accesses} accesses`);
+      }
+      for (const user of [...this.users]) user.notifyUnmap(area.iova, area.length);
+    }
+  }
+
   private drop(areas: readonly Area[], gone: (area: Area) => void): void {
     if (areas.length === 0) return;
     for (const domain of this.filled) {
@@ -306,41 +331,26 @@ export class IoPageTable {
       domain.sync();
     }
     for (const area of areas) {
-      this.tree.remove(area.iovaPage, area.iovaByte);
+      this.takeOut(area);
       if (this.filled.length > 0) area.pages.uncover(area.firstIndex, area.lastIndex);
       area.pages.put();
       gone(area);
     }
   }
 
-  private checkAlignment(alignment: number, call: string): void {
-    this.tree.walk((area) => {
-      if (area.isAligned(alignment)) return;
-      const where = `${hex(area.iova)}..${hex(area.last)}`;
-      throw new SysError('EADDRINUSE', call, `the area ${where} is not aligned to ${alignment}`);
-    });
+  /** Pages of one piece of a mapping. */
+  private get runPages(): number {
+    return this.largePages ? Number.POSITIVE_INFINITY : 1;
   }
-}
 
-/** Last address of the range. @throws {SysError} EINVAL, EOVERFLOW */
-function checkRange(call: string, iova: bigint, length: bigint): bigint {
-  if (length === 0n) throw new SysError('EINVAL', call, 'length 0');
-  const last = iova + length - 1n;
-  if (last > U64_MAX) throw new SysError('EOVERFLOW', call, `${hex(length)} bytes from ${hex(iova)}`);
-  return last;
-}
-
-function lower(a: bigint, b: bigint): bigint {
-  return a < b ? a : b;
+  private neededAlignment(): number {
+    let alignment = this.largePages ? 1 : PAGE_SIZE;
+    for (const domain of this.filled) alignment = Math.max(alignment, smallestPage(domain));
+    for (const { iovaAlignment } of this.users) alignment = Math.max(alignment, iovaAlignment);
+    return alignment;
+  }
 }
 
 function smallestPage(domain: PagingDomain): number {
   return 2 ** domain.pageSizesLg2[0]!;
-}
-
-/** Bytes of all areas, as the 64 bits that the interface has for it. */
-function total(areas: readonly Area[]): bigint {
-  let bytes = 0n;
-  for (const area of areas) bytes += area.length;
-  return BigInt.asUintN(64, bytes);
 }

@@ -1,15 +1,18 @@
 /** I/O address spaces: the IOAS object and its commands (Linux: drivers/iommu/iommufd/ioas.c). */
 
-import { hex, U64_MAX } from '@iommukit/hw';
+import { hex, PAGE_SIZE, U64_MAX } from '@iommukit/hw';
 import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type Process, SysError } from '@iommukit/iommu-core';
 import type { IommufdContext } from '../context.ts';
+import { DmaBuf } from '../files/dma-buf.ts';
+import type { File } from '../files/file.ts';
 import type { HwptPaging } from '../hwpt.ts';
 import { IommufdObject } from '../object-table.ts';
 import { IOMMU_IOAS_MAP_FIXED_IOVA, IOMMU_IOAS_MAP_READABLE, IOMMU_IOAS_MAP_WRITEABLE } from '../uapi/iommufd.ts';
 import { payerOf } from './accounting.ts';
 import type { Area, PagesSlice } from './area.ts';
 import { IoPageTable } from './io-page-table.ts';
-import { Pages } from './pages.ts';
+import { DmaBufSource, FileSource, type PageSource, UserSource } from './page-source.ts';
+import { Pages, type PagesOptions } from './pages.ts';
 import type { IovaRange } from './reserved.ts';
 
 const MAP_FLAGS = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_WRITEABLE | IOMMU_IOAS_MAP_READABLE;
@@ -48,7 +51,7 @@ export function ioasAlloc(context: IommufdContext, flags: number): Ioas {
 /** What can be mapped: the addresses that are not reserved, and the alignment in bytes. @throws {SysError} ENOENT */
 export function ioasIovaRanges(context: IommufdContext, ioasId: number): { ranges: IovaRange[]; alignment: number } {
   const { table } = context.objects.get(ioasId, Ioas);
-  return { ranges: table.holes(), alignment: table.iovaAlignment };
+  return { ranges: table.space.holes(), alignment: table.iovaAlignment };
 }
 
 export type IoasMapOptions = {
@@ -86,8 +89,53 @@ export type UserRange = { userVa: bigint; length: bigint; writable: boolean };
  * @throws {SysError} EOVERFLOW; EINVAL length; ENOMEM
  */
 export function makePages(context: IommufdContext, caller: Process, call: string, range: UserRange): PagesSlice {
-  const { userVa, length } = range;
+  const { userVa, length, writable } = range;
   if (userVa + length > U64_MAX) throw new SysError('EOVERFLOW', call, `${hex(length)} bytes from ${hex(userVa)}`);
+  const start = pageStart(userVa);
+  const source = (): PageSource => new UserSource(caller.addressSpace, start);
+  return slice(context, caller, call, { startByte: userVa - start, length, writable, source });
+}
+
+export type IoasMapFileOptions = Omit<IoasMapOptions, 'userVa'> & {
+  /** Gives the file. @throws {SysError} EBADF */
+  file: () => File;
+  /** Byte offset into the file. */
+  start: bigint;
+};
+
+/**
+ * Maps a file of memory, or a dma-buf. Whether a file is memory, and long enough, shows when it is pinned.
+ * @returns the I/O virtual address
+ * @throws {SysError} EOPNOTSUPP flags; EOVERFLOW; EINVAL, also a dma-buf that is too short; ENOENT; EBADF; ENODEV a
+ * dma-buf that is revoked; EEXIST; ENOSPC; ENOMEM
+ */
+export function ioasMapFile(context: IommufdContext, caller: Process, options: IoasMapFileOptions): bigint {
+  const call = 'IOMMU_IOAS_MAP_FILE';
+  const { flags, start, length } = options;
+  checkMapFlags(call, flags, [options.iova, length]);
+  const ioas = context.objects.get(options.ioasId, Ioas);
+  if (length === 0n) throw new SysError('EINVAL', call, 'length 0');
+  if (start + length - 1n > U64_MAX) throw new SysError('EOVERFLOW', call, `${hex(length)} bytes from ${hex(start)}`);
+  const file = options.file();
+  const first = pageStart(start);
+  if (file instanceof DmaBuf && BigInt(file.size) <= start + length - 1n) {
+    throw new SysError('EINVAL', call, `${hex(length)} bytes from ${hex(start)} of ${hex(file.size)}`);
+  }
+  const whole = slice(context, caller, call, {
+    startByte: start - first,
+    length,
+    writable: (flags & IOMMU_IOAS_MAP_WRITEABLE) !== 0,
+    source: (onRevoke) =>
+      file instanceof DmaBuf ? new DmaBufSource(file, first, onRevoke) : new FileSource(file.pages ?? null, first),
+  });
+  return mapSlices(ioas, [whole], length, fixedIova(flags, options.iova), flags);
+}
+
+type SliceOptions = Pick<PagesOptions, 'source' | 'writable'> & { startByte: bigint; length: bigint };
+
+/** A new pin group as the slice that is all of it. @throws {SysError} EINVAL length; ENOMEM; and what `source` throws */
+function slice(context: IommufdContext, caller: Process, call: string, options: SliceOptions): PagesSlice {
+  const { startByte, length, source, writable } = options;
   if (length === 0n || length > U64_MAX - 4096n) throw new SysError('EINVAL', call, `length ${hex(length)}`);
   context.kernel.checkpoint('iopt_pages');
   const pages = new Pages({
@@ -96,10 +144,16 @@ export function makePages(context: IommufdContext, caller: Process, call: string
     id: context.nextPagesId(),
     payer: payerOf(caller),
     accounting: caller.credentials.has('CAP_IPC_LOCK') ? 'none' : context.accounting,
-    ...range,
     trace: context.trace,
+    source,
+    writable,
   });
-  return { pages, startByte: userVa - pages.origin, length };
+  return { pages, startByte, length };
+}
+
+/** The begin of the page of `address`. */
+function pageStart(address: bigint): bigint {
+  return address & ~BigInt(PAGE_SIZE - 1);
 }
 
 /**
@@ -157,7 +211,9 @@ export function ioasUnmap(context: IommufdContext, ioasId: number, iova: bigint,
   if (iova === U64_MAX || length === U64_MAX) {
     throw new SysError('EOVERFLOW', 'IOMMU_IOAS_UNMAP', `${hex(length)} bytes from ${hex(iova)}`);
   }
-  return ioas.table.unmap(iova, length, gone);
+  const unmapped = ioas.table.unmap(iova, length, gone);
+  if (unmapped === 0n) throw new SysError('ENOENT', 'IOMMU_IOAS_UNMAP', `nothing is mapped at ${hex(iova)}`);
+  return unmapped;
 }
 
 function checkMapFlags(call: string, flags: number, values: readonly bigint[]): void {

@@ -7,7 +7,7 @@ import { hex, PAGE_SIZE, U64_MAX } from '@iommukit/hw';
 import { SysError } from '@iommukit/iommu-core';
 import { byteOf, pageOf } from './area.ts';
 import type { GapRequest, IntervalTree } from './interval-tree.ts';
-import type { ReservedRanges } from './reserved.ts';
+import type { IovaRange, ReservedRanges } from './reserved.ts';
 
 /** No address is aligned to more than this: the size of a large page of the CPU. */
 const HUGE_PAGE = 2 << 20;
@@ -15,15 +15,18 @@ const LENGTH_LIMIT = 2n ** 63n - 1n;
 /** First and last address to give out: never 0. */
 const FIRST = BigInt(PAGE_SIZE);
 const LAST: bigint = U64_MAX - BigInt(PAGE_SIZE);
+const EVERYWHERE: readonly IovaRange[] = [{ start: FIRST, last: LAST }];
 
 /**
- * The lowest address for `length` bytes (at least 1) of memory at `address` that no area and no reserved range meets.
+ * The lowest address for `length` bytes (at least 1) of memory at `address` that no area and no reserved range meets,
+ * in an allowed range when there are any.
  * It has the memory's offset in the page.
  * @throws {SysError} EOVERFLOW length; EINVAL the memory is less aligned than `minAlignment`; ENOSPC
  */
 export function allocateIova(
   areas: IntervalTree<unknown>,
   reserved: ReservedRanges,
+  allowed: readonly IovaRange[],
   address: bigint,
   length: bigint,
   minAlignment: number,
@@ -40,9 +43,14 @@ export function allocateIova(
     alignment,
     pageOffset: byteOf(address),
   };
-  for (const { start, last } of reserved.holes(FIRST, LAST)) {
-    if (areas.findGap(pageOf(start), byteOf(start), pageOf(last), byteOf(last), request)) {
-      return BigInt(areas.foundPage) * BigInt(PAGE_SIZE) + BigInt(areas.foundByte);
+  for (const range of allowed.length === 0 ? EVERYWHERE : allowed) {
+    const from = range.start < FIRST ? FIRST : range.start;
+    const to = range.last > LAST ? LAST : range.last;
+    if (from > to) continue;
+    for (const { start, last } of reserved.holes(from, to)) {
+      if (areas.findGap(pageOf(start), byteOf(start), pageOf(last), byteOf(last), request)) {
+        return BigInt(areas.foundPage) * BigInt(PAGE_SIZE) + BigInt(areas.foundByte);
+      }
     }
   }
   throw new SysError('ENOSPC', call, `no place for ${hex(length)} bytes aligned to ${hex(alignment)}`);

@@ -1,18 +1,20 @@
 /**
- * A pin group: a stretch of one process's memory as a linear array of pages, from which areas of any number of IOAS are
- * mapped (Linux: struct iopt_pages, drivers/iommu/iommufd/pages.c).
+ * A pin group: a stretch of one process's memory, of a file or of a dma-buf as a linear array of pages, from which areas
+ * of any number of IOAS are mapped (Linux: struct iopt_pages, drivers/iommu/iommufd/pages.c).
  *
  * The group is referenced as a whole: one count for the areas that use it. Its pages are pinned lazily: an index is
- * pinned, once, exactly while a filled area covers it. Pinning walks the process's page table once; from then on
- * frames come from the group's own store.
+ * pinned, once, exactly while a filled area or an access covers it. Pinning walks the process's page table once; from
+ * then on frames come from the group's own store.
  */
 
 import { hex, PAGE_SIZE, type TraceSink } from '@iommukit/hw';
 import { type Kernel, PfnRuns, SysError } from '@iommukit/iommu-core';
 import type { IommufdEvent } from '../trace.ts';
 import { type AccountMode, charge, type Payer, uncharge } from './accounting.ts';
+import { type Area, byteOf, pageOf } from './area.ts';
 import { Coverage, type IndexRange } from './coverage.ts';
 import { FrameStore, PIECE_PAGES } from './frame-store.ts';
+import type { PageSource } from './page-source.ts';
 
 export type PagesOptions = {
   /** Open file of /dev/iommu the group was made by, and its number there; they name it in traces. */
@@ -21,44 +23,65 @@ export type PagesOptions = {
   kernel: Kernel;
   payer: Payer;
   accounting: AccountMode;
-  /** First byte of the memory; the group starts at its page. */
-  userVa: bigint;
-  /** Bytes of the memory, at least 1. */
-  length: bigint;
   writable: boolean;
   trace: TraceSink<IommufdEvent>;
+  /** Makes the group's source, given what to call when its memory is taken away. */
+  source: (onRevoke: () => void) => PageSource;
+};
+
+/** What shows areas of a group to devices. */
+export type AreaHolder = {
+  /** Takes the area out of every hardware table; it stays mapped, onto nothing. Never fails. */
+  withdraw(area: Area): void;
 };
 
 export class Pages {
   readonly context: number;
   readonly id: number;
-  /** Address of page 0, page-aligned. */
-  readonly origin: bigint;
+  readonly source: PageSource;
   /** Whether areas of the group may be writable; pages are pinned for writing then. */
   readonly writable: boolean;
+  /** Areas that are to be withdrawn when the source is revoked; null when it cannot be. */
+  readonly revocable: Map<Area, AreaHolder> | null;
   private readonly kernel: Kernel;
-  private readonly payer: Payer;
+  private payingProcess: Payer;
   private readonly accounting: AccountMode;
   private readonly trace: TraceSink<IommufdEvent>;
   private readonly coverage = new Coverage();
   private readonly frames = new FrameStore();
   private references = 1;
+  private gone = false;
 
-  /** The maker holds the first reference. */
+  /** The maker holds the first reference. @throws {SysError} what `source` throws */
   constructor(options: PagesOptions) {
     this.context = options.context;
     this.id = options.id;
     this.kernel = options.kernel;
-    this.payer = options.payer;
+    this.payingProcess = options.payer;
     this.accounting = options.accounting;
     this.trace = options.trace;
-    this.origin = options.userVa & ~BigInt(PAGE_SIZE - 1);
     this.writable = options.writable;
+    this.source = options.source(() => this.revoke());
+    this.revocable = this.source.kind === 'dma-buf' ? new Map() : null;
+  }
+
+  /** True when the source has been taken away: the areas of the group are in no hardware table any more. */
+  get revoked(): boolean {
+    return this.gone;
+  }
+
+  get payer(): Payer {
+    return this.payingProcess;
+  }
+
+  /** How the pinned pages are charged. */
+  get accountMode(): AccountMode {
+    return this.accounting;
   }
 
   /** Pages pinned, and charged, now. */
   get pinned(): number {
-    return this.frames.pages;
+    return this.source.kind === 'dma-buf' ? 0 : this.frames.pages;
   }
 
   get users(): number {
@@ -81,13 +104,15 @@ export class Pages {
 
   /** Gives a reference back. Whoever gives the last one has uncovered everything before. */
   put(): void {
-    this.references--;
-    if (this.references === 0 && this.pinned > 0) throw new Error(`pages ${this.id} dropped with ${this.pinned} pins`);
+    if (--this.references > 0) return;
+    if (this.frames.pages > 0) throw new Error(`pages ${this.id} dropped with ${this.frames.pages} pins`);
+    this.source.release();
   }
 
   /**
    * Covers indexes [first, last]: those that were not covered are pinned and charged. On failure nothing changes.
-   * @throws {SysError} EFAULT memory that is not there or not writable; ENOMEM, RLIMIT_MEMLOCK included
+   * @throws {SysError} EFAULT memory that is not there or not writable; EINVAL a file that is no memory, or ends before;
+   * ENOMEM, RLIMIT_MEMLOCK included
    */
   cover(first: number, last: number): void {
     this.kernel.checkpoint('iopt_pages_coverage');
@@ -102,9 +127,9 @@ export class Pages {
           pages += runs.pages;
         }
       }
-      charge(this.accounting, this.payer, pages);
+      this.charge(pages);
     } catch (error) {
-      for (const { runs } of fresh) if (runs.pages > 0) this.payer.addressSpace.unpin(runs, false);
+      for (const { runs } of fresh) if (runs.pages > 0) this.source.unpin(runs, false);
       throw error;
     }
     for (const piece of fresh) this.frames.put(piece.first, piece.runs);
@@ -119,8 +144,8 @@ export class Pages {
   uncover(first: number, last: number): void {
     for (const gone of this.coverage.remove(first, last)) {
       for (const runs of this.frames.take(gone.first, gone.last)) {
-        this.payer.addressSpace.unpin(runs, this.writable);
-        uncharge(this.accounting, this.payer, runs.pages);
+        this.source.unpin(runs, this.writable);
+        this.uncharge(runs.pages);
       }
       const count = gone.last - gone.first + 1;
       if (this.trace.enabled) this.trace.emit({ name: 'unpin', ...this.name, first: gone.first, count });
@@ -132,18 +157,64 @@ export class Pages {
     this.frames.forEachRun(first, last, visit);
   }
 
+  /**
+   * Copies between `data` and the group's bytes from `startByte`, whose pages are covered meanwhile: as a device would
+   * see them, also when the process is gone whose memory they were.
+   * @throws {SysError} as `cover`
+   */
+  copy(startByte: bigint, data: Uint8Array, write: boolean): void {
+    const first = pageOf(startByte);
+    const last = pageOf(startByte + BigInt(data.length) - 1n);
+    const { memory } = this.kernel;
+    this.cover(first, last);
+    let done = 0;
+    let skip = byteOf(startByte);
+    this.forEachRun(first, last, (pfn, pages) => {
+      const part = data.subarray(done, done + pages * PAGE_SIZE - skip);
+      const address = pfn * PAGE_SIZE + skip;
+      if (write) memory.write(address, part);
+      else memory.read(address, part);
+      done += part.length;
+      skip = 0;
+    });
+    this.uncover(first, last);
+  }
+
+  /** Makes `payer` pay for the pages from now on, which are charged to it already (Linux: change_mm). */
+  setPayer(payer: Payer): void {
+    this.payingProcess = payer;
+  }
+
+  private revoke(): void {
+    if (this.gone) return;
+    for (const [area, holder] of this.revocable ?? []) holder.withdraw(area);
+    this.gone = true;
+  }
+
+  /** A process's own memory counts its pins itself (Linux: mm->pinned_vm). @throws {SysError} ENOMEM */
+  private charge(pages: number): void {
+    if (this.source.kind === 'dma-buf') return;
+    charge(this.accounting, this.payer, pages);
+    if (this.source.kind === 'file') this.payer.addressSpace.pinnedPages += pages;
+  }
+
+  private uncharge(pages: number): void {
+    if (this.source.kind === 'dma-buf') return;
+    uncharge(this.accounting, this.payer, pages);
+    if (this.source.kind === 'file') this.payer.addressSpace.pinnedPages -= pages;
+  }
+
   private get name(): { context: number; pages: number } {
     return { context: this.context, pages: this.id };
   }
 
   /** Pins all of `pages` pages, or throws with those pinned so far in `runs`. */
   private pin(index: number, pages: number, runs: PfnRuns): void {
-    const start = this.origin + BigInt(index) * BigInt(PAGE_SIZE);
     while (runs.pages < pages) {
       this.kernel.checkpoint('pin_user_pages');
-      const va = start + BigInt(runs.pages) * BigInt(PAGE_SIZE);
-      const pinned = this.payer.addressSpace.pin(va, pages - runs.pages, this.writable, runs);
-      if (pinned === 0) throw new SysError('EFAULT', 'pin_user_pages', `no page at ${hex(va)}`);
+      const at = index + runs.pages;
+      const pinned = this.source.pin(at, pages - runs.pages, this.writable, runs);
+      if (pinned === 0) throw new SysError('EFAULT', 'pin_user_pages', `no page ${hex(at)} of pages ${this.id}`);
     }
   }
 }

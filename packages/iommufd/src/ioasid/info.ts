@@ -78,7 +78,7 @@ export function ioasidInfo(ioasid: Ioasid, device: IoasidDevice): IoasidInfo {
     softwareNesting: kernelFilled && (parent === null || ioasid.context.rules === 'v2'),
     formats: nests || parent !== null ? pageTableFormats(device.bound.device) : [],
     children: ioasid.children.size,
-    reserved: userTable === null ? distinct(ioasid.ioas?.table.reservedRanges ?? []) : [],
+    reserved: userTable === null ? distinct(ioasid.ioas?.table.space.reservedRanges ?? []) : [],
   };
 }
 

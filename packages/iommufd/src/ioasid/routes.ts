@@ -56,7 +56,7 @@ export class Routes {
       if (pasid === NO_PASID) reserve(ioasid, device);
       this.place(device, pasid, before?.table ?? null, before?.isWithin(ioasid) === true ? before.table! : table);
     } catch (error) {
-      if (pasid === NO_PASID) ioasid.ioas?.table.unreserve(device);
+      if (pasid === NO_PASID) ioasid.ioas?.table.space.unreserve(device);
       ioasid.trim();
       throw error;
     }
@@ -157,7 +157,7 @@ export class Routes {
       }
     }
     if (device.line(pasid).length === 0) device.bound.detach(pasid);
-    if (pasid === NO_PASID) ioasid.ioas?.table.unreserve(device);
+    if (pasid === NO_PASID) ioasid.ioas?.table.space.unreserve(device);
     ioasid.trim();
   }
 
@@ -184,7 +184,7 @@ export class Routes {
 function reserve({ ioas, windows }: Ioasid, device: IoasidDevice): void {
   const ranges = reservedRanges(device.bound.device.reservedRegions());
   windows?.checkOutside(ATTACH, ranges);
-  for (const { start, last } of ranges) ioas?.table.reserve(start, last, device);
+  for (const { start, last } of ranges) ioas?.table.space.reserve(start, last, device);
 }
 
 /** What cannot go back, because hardware or memory fails twice, is blocked. */

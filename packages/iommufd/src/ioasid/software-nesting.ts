@@ -35,7 +35,7 @@ export function openWindow(child: Ioasid, window: Window): void {
   if (present !== undefined) {
     throw new SysError('EEXIST', call, `${range} meets the window ${hex(present.iova)}..${hex(present.last)}`);
   }
-  const reserved = child.ioas!.table.reservedRanges.find(({ start, last: end }) => start <= last && iova <= end);
+  const reserved = child.ioas!.table.space.reservedRanges.find(({ start, last: end }) => start <= last && iova <= end);
   if (reserved !== undefined) {
     throw new SysError(
       'EINVAL',
@@ -70,7 +70,7 @@ export function closeWindows(child: Ioasid, iova: bigint, last: bigint): bigint 
  * @throws {SysError} EINVAL an area is only partly in the range; nothing is unmapped then
  */
 export function unmapRoot(root: Ioasid, iova: bigint, last: bigint): bigint {
-  const areas = root.ioas!.table.areasIn(iova, last);
+  const areas = root.ioas!.table.space.areasIn(iova, last);
   const cut = areas.find((area) => area.iova < iova || area.last > last);
   if (cut !== undefined) throw cutError(iova, last, cut);
   if (areas.length === 0) return 0n;
@@ -85,7 +85,7 @@ export function extendBelow(ioasid: Ioasid, first: bigint, last: bigint): void {
 
 /** Merges, into the child's table, the part [first, last] of the parent's addresses that is behind `window`. */
 function show(child: Ioasid, window: Window, first: bigint, last: bigint, undos: Undo[]): void {
-  for (const area of child.parent!.ioas!.table.areasIn(first, last)) {
+  for (const area of child.parent!.ioas!.table.space.areasIn(first, last)) {
     const from = higher(area.iova, first);
     const length = lower(area.last, last) - from + 1n;
     const iova = window.iova + (from - window.target);
@@ -128,7 +128,7 @@ function showBelow(parent: Ioasid, first: bigint, last: bigint, undos: Undo[]): 
 
 /** Unmaps what is merged in [iova, last] of a child, and below it first. The range cuts no area. */
 function hide(child: Ioasid, iova: bigint, last: bigint): void {
-  if (child.ioas!.table.areasIn(iova, last).length === 0) return;
+  if (child.ioas!.table.space.areasIn(iova, last).length === 0) return;
   hideBelow(child, iova, last);
   unmap(child, iova, last);
 }

@@ -1,7 +1,9 @@
 /** The commands on I/O address spaces, on bytes. What they do is in ioas/. */
 
-import { copyToUser, SysError } from '@iommukit/iommu-core';
-import { ioasAlloc, ioasCopy, ioasIovaRanges, ioasMap, ioasUnmap } from '../ioas/ioas.ts';
+import { copyFromUser, copyToUser, SysError } from '@iommukit/iommu-core';
+import { AllowedRanges } from '../ioas/allowed-ranges.ts';
+import { ioasChangeProcess } from '../ioas/change-process.ts';
+import { Ioas, ioasAlloc, ioasCopy, ioasIovaRanges, ioasMap, ioasMapFile, ioasUnmap } from '../ioas/ioas.ts';
 import * as uapi from '../uapi/iommufd.ts';
 import {
   type Command,
@@ -20,6 +22,7 @@ export const ioasCommands: readonly Command[] = [
     return { undo: () => context.objects.destroy(id) };
   }),
   command(uapi.IOMMU_IOAS_IOVA_RANGES, uapi.iommuIoasIovaRanges, 'outIovaAlignment', iovaRanges),
+  command(uapi.IOMMU_IOAS_ALLOW_IOVAS, uapi.iommuIoasAllowIovas, 'allowedIovas', allowIovas),
   command(uapi.IOMMU_IOAS_MAP, uapi.iommuIoasMap, 'iova', ({ context, process }, cmd) => {
     checkReserved('IOMMU_IOAS_MAP', cmd.reserved);
     cmd.iova = ioasMap(context, process, cmd);
@@ -32,6 +35,15 @@ export const ioasCommands: readonly Command[] = [
   command(uapi.IOMMU_IOAS_UNMAP, uapi.iommuIoasUnmap, 'length', ({ context }, cmd) => {
     cmd.length = ioasUnmap(context, cmd.ioasId, cmd.iova, cmd.length);
     return undefined;
+  }),
+  command(uapi.IOMMU_IOAS_MAP_FILE, uapi.iommuIoasMapFile, 'iova', ({ context, process, descriptors }, cmd) => {
+    cmd.iova = ioasMapFile(context, process, { ...cmd, file: () => descriptors.get(cmd.fd) });
+    return undefined;
+  }),
+  command(uapi.IOMMU_IOAS_CHANGE_PROCESS, uapi.iommuIoasChangeProcess, 'reserved', ({ context, process }, cmd) => {
+    checkReserved('IOMMU_IOAS_CHANGE_PROCESS', cmd.reserved);
+    ioasChangeProcess(context, process);
+    return { answers: false };
   }),
 ];
 
@@ -49,4 +61,22 @@ function iovaRanges({ context, process }: IommufdCaller, cmd: StructOf<typeof ua
   cmd.outIovaAlignment = BigInt(alignment);
   if (ranges.length <= room) return {};
   return { failure: new SysError('EMSGSIZE', 'IOMMU_IOAS_IOVA_RANGES', `${ranges.length} ranges, room for ${room}`) };
+}
+
+/** Ranges fetched from the caller at a time. */
+const RANGES_BATCH = 256;
+
+/** Maps at fixed addresses are not restricted. */
+function allowIovas({ context, process }: IommufdCaller, cmd: StructOf<typeof uapi.iommuIoasAllowIovas>): Outcome {
+  checkReserved('IOMMU_IOAS_ALLOW_IOVAS', cmd.reserved);
+  const { table } = context.objects.get(cmd.ioasId, Ioas);
+  const { size, read } = uapi.iommuIovaRange;
+  const ranges = new AllowedRanges(context.kernel);
+  for (let first = 0; first < cmd.numIovas; first += RANGES_BATCH) {
+    const count = Math.min(RANGES_BATCH, cmd.numIovas - first);
+    const bytes = copyFromUser(process.addressSpace, wrap(cmd.allowedIovas + BigInt(first * size)), count * size);
+    for (let index = 0; index < count; index++) ranges.add(read(bytes, index * size));
+  }
+  table.space.allow(ranges.joined());
+  return { answers: false };
 }

@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { Area } from '../../src/ioas/area.ts';
 import { IoPageTable } from '../../src/ioas/io-page-table.ts';
+import { UserSource } from '../../src/ioas/page-source.ts';
 import { Pages } from '../../src/ioas/pages.ts';
 import { FakeAddressSpace, FakeDomain, FakeDriver, fakeKernel } from '../support/fakes.ts';
 
@@ -43,16 +44,17 @@ class World {
     return domain;
   }
 
-  pages(userVa: bigint, length: bigint, writable: boolean): Pages {
+  pages(userVa: bigint, writable: boolean): Pages {
     const payer = { addressSpace: this.space, user: this.user, limit: () => this.limit };
     const { kernel } = this;
     const id = this.nextPages++;
-    return new Pages({ kernel, payer, accounting: 'user', context: 1, id, userVa, length, writable, trace: noTrace });
+    const source = () => new UserSource(this.space, userVa & ~0xfffn);
+    return new Pages({ kernel, payer, accounting: 'user', context: 1, id, writable, trace: noTrace, source });
   }
 
   map(table: number, userVa: bigint, length: bigint, iova: bigint | null, prot: number, writable = true): bigint {
-    const pages = this.pages(userVa, length, writable);
-    const slice = { pages, startByte: userVa - pages.origin, length };
+    const pages = this.pages(userVa, writable);
+    const slice = { pages, startByte: userVa - pages.source.start, length };
     return this.tables[table]!.map([slice], length, iova, prot)[0]!.iova;
   }
 
@@ -68,7 +70,7 @@ class World {
 
   areas(table: number): Area[] {
     const areas: Area[] = [];
-    this.tables[table]!.forEachArea((area) => areas.push(area));
+    this.tables[table]!.space.forEachArea((area) => areas.push(area));
     return areas;
   }
 
@@ -78,7 +80,7 @@ class World {
       areas: this.tables.map((_, index) =>
         this.areas(index).map((a) => [a.iova, a.last, a.startByte, a.prot, a.pages.id, a.pages.users]),
       ),
-      reserved: this.tables.map((table) => table.reservedRanges.map(({ start, last }) => [start, last])),
+      reserved: this.tables.map((table) => table.space.reservedRanges.map(({ start, last }) => [start, last])),
       alignment: this.tables.map((table) => table.iovaAlignment),
       domains: this.tables.map((table) => table.domains.map(({ id }) => id)),
       units: this.domains.map((domain) => [...domain.units].sort((a, b) => a[0] - b[0])),
@@ -97,7 +99,7 @@ class World {
         expect(area.iova > end).toBe(true);
         end = area.last;
         expect(area.isAligned(table.iovaAlignment)).toBe(true);
-        expect(table.reservedRanges.some((r) => r.start <= area.last && area.iova <= r.last)).toBe(false);
+        expect(table.space.reservedRanges.some((r) => r.start <= area.last && area.iova <= r.last)).toBe(false);
         if ((area.prot & IOMMU_WRITE) !== 0) expect(area.pages.writable).toBe(true);
         const set = covered.get(area.pages) ?? new Set();
         covered.set(area.pages, set);
@@ -119,7 +121,7 @@ class World {
       const before = this.frames.get(pages) ?? new Map<number, number>();
       const now = new Map<number, number>();
       for (const index of indexes) {
-        const vpn = Number(pages.origin >> 12n) + index;
+        const vpn = Number(pages.source.start >> 12n) + index;
         now.set(index, before.get(index) ?? this.space.pages.get(vpn)!.pfn);
       }
       this.frames.set(pages, now);
@@ -284,7 +286,7 @@ describe('areas, domains and pins against a naive model', () => {
         }
         world.check();
         expect([world.space.pins.size, world.space.pinnedPages, world.user.lockedPages]).toEqual([0, 0, 0]);
-        expect(world.tables.map((table) => [table.areaCount, table.reservedRanges.length])).toEqual([
+        expect(world.tables.map((table) => [table.space.areaCount, table.space.reservedRanges.length])).toEqual([
           [0, 0],
           [0, 0],
         ]);
@@ -393,7 +395,7 @@ describe('pins', () => {
       world.tables[0]!.addDomain(world.newDomain({}));
       world.space.pages.delete(MEMORY_VPN + hole);
       expect(() => world.map(0, base, 0x10000n, 0x40000n, RW)).toThrow(expect.objectContaining({ code: 'EFAULT' }));
-      expect([world.space.pins.size, world.user.lockedPages, world.tables[0]!.areaCount]).toEqual([0, 0, 0]);
+      expect([world.space.pins.size, world.user.lockedPages, world.tables[0]!.space.areaCount]).toEqual([0, 0, 0]);
       world.check();
     }
   });
@@ -527,14 +529,16 @@ describe('addresses', () => {
     const world = new World();
     const table = world.tables[0]!;
     const owner = {};
-    table.reserve(0n, 0xffffn, owner);
-    table.reserve(0x8000n, 0x11fffn, owner);
+    table.space.reserve(0n, 0xffffn, owner);
+    table.space.reserve(0x8000n, 0x11fffn, owner);
     world.map(0, base, 0x1000n, 0x13000n, RW);
     expect(auto(world, base, 0x1000n)).toBe(0x12000n);
     expect(auto(world, base + 0x1000n, 0x2000n)).toBe(0x14000n);
-    expect(() => table.reserve(0x13fffn, 0x13fffn, owner)).toThrow(expect.objectContaining({ code: 'EADDRINUSE' }));
-    expect(table.holes()[0]).toEqual({ start: 0x12000n, last: 2n ** 64n - 1n });
-    table.unreserve(owner);
+    expect(() => table.space.reserve(0x13fffn, 0x13fffn, owner)).toThrow(
+      expect.objectContaining({ code: 'EADDRINUSE' }),
+    );
+    expect(table.space.holes()[0]).toEqual({ start: 0x12000n, last: 2n ** 64n - 1n });
+    table.space.unreserve(owner);
     expect(auto(world, base, 0x1000n)).toBe(0x1000n);
   });
 
@@ -545,7 +549,7 @@ describe('addresses', () => {
     expect(() => world.map(0, base, 0x2000n, top - 0x1000n, RW)).toThrow(
       expect.objectContaining({ code: 'EOVERFLOW' }),
     );
-    world.tables[0]!.reserve(0n, top - 0x3001n, {});
+    world.tables[0]!.space.reserve(0n, top - 0x3001n, {});
     expect(auto(world, base, 0x1000n)).toBe(top - 0x3000n);
     expect(auto(world, base, 0x1000n)).toBe(top - 0x2000n);
     expect(() => auto(world, base, 0x1000n)).toThrow(expect.objectContaining({ code: 'ENOSPC' }));
@@ -603,7 +607,7 @@ describe('addresses', () => {
             const range = Array.from({ length: count }, (_, index) => start + index);
             if (reserve) {
               try {
-                world.tables[0]!.reserve(BigInt(start) * 4096n, BigInt(start + count) * 4096n - 1n, {});
+                world.tables[0]!.space.reserve(BigInt(start) * 4096n, BigInt(start + count) * 4096n - 1n, {});
               } catch {
                 continue;
               }

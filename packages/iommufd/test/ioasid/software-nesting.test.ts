@@ -70,7 +70,7 @@ describe('nesting in software', () => {
       client.map({ ioasid: third, iova: n * width * PAGE, vaddr: 0, size: width * PAGE });
     }
     const areas = (): number[] =>
-      ioasids.map((ioasid) => host.context.get(ioasid, 'test').ioas!.table.areasIn(0n, 1n << 48n).length);
+      ioasids.map((ioasid) => host.context.get(ioasid, 'test').ioas!.table.space.areasIn(0n, 1n << 48n).length);
     expect(errno(() => client.map({ ioasid: root, iova: 0, vaddr: MEMORY, size: PAGE }))).toBe('ENOSPC');
     expect(areas()).toEqual([0, 0, 0, 0]);
     for (let n = 0n; n < 2n; n++) client.unmap(third, n * width * PAGE, width * PAGE);

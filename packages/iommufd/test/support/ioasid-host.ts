@@ -240,10 +240,10 @@ export class FakeIoasidHost {
         ioasid.userTable,
         ioasid.faults?.id ?? null,
         ioasid.windows?.all() ?? null,
-        ioasid.ioas?.table.areasIn(0n, 0xffff_ffff_ffff_ffffn).map(({ iova, last, prot, pages }) => {
+        ioasid.ioas?.table.space.areasIn(0n, 0xffff_ffff_ffff_ffffn).map(({ iova, last, prot, pages }) => {
           return [iova, last, prot, pages.id, pages.users];
         }),
-        ioasid.ioas?.table.reservedRanges.map(({ start, last }) => [start, last]),
+        ioasid.ioas?.table.space.reservedRanges.map(({ start, last }) => [start, last]),
       ]),
       devices: [...context.devices].map((device) => [
         device.cookie,
