@@ -10,7 +10,7 @@ import type { Area } from './ioas/area.ts';
 import type { AreaUser, IoPageTable } from './ioas/io-page-table.ts';
 import { Ioas } from './ioas/ioas.ts';
 import { lastOf, range } from './ioas/iova-space.ts';
-import { IommufdObject } from './object-table.ts';
+import { IommufdObject, type ObjectDetails } from './object-table.ts';
 
 export type AccessOps = {
   /** Whether it pins pages: then areas of its IOAS are of whole pages. */
@@ -39,6 +39,14 @@ export class Access extends IommufdObject implements AreaUser {
     this.iovaAlignment = ops.needsPinPages ? PAGE_SIZE : 1;
     this.users++;
     context.hold();
+  }
+
+  get uses(): readonly IommufdObject[] {
+    return this.attached === null ? [] : [this.attached];
+  }
+
+  override details(): ObjectDetails {
+    return { pins: [...this.pins.keys()].map((range) => ({ range })) };
   }
 
   get ioas(): Ioas | null {

@@ -5,12 +5,12 @@
  * device's parent (mediated-device.ts).
  */
 
-import { NO_PASID } from '@iommukit/hw';
+import { formatRid, NO_PASID } from '@iommukit/hw';
 import { type Device, SysError } from '@iommukit/iommu-core';
 import type { IommufdContext } from './context.ts';
 import { allocPaging, type Hwpt, HwptNested, HwptPaging, NO_USER_DATA } from './hwpt.ts';
 import { Ioas } from './ioas/ioas.ts';
-import { IommufdObject } from './object-table.ts';
+import { IommufdObject, type ObjectDetails } from './object-table.ts';
 
 /** PASIDs that the user of a device can name: 1..count-1, none when 0, with these PASID_ features of requests. */
 export type UserPasids = { readonly count: number; readonly features: number };
@@ -41,6 +41,18 @@ export abstract class BoundDevice extends IommufdObject {
   protected abstract replaceBy(hwpt: Hwpt, pasid: number): Hwpt | null;
   /** Gives what was attached, with its use left; null when nothing was. Never fails. */
   protected abstract detachFrom(pasid: number): Hwpt | null;
+
+  get uses(): readonly IommufdObject[] {
+    return this.attachedPasids().map((pasid) => this.attachedTo(pasid)!);
+  }
+
+  override details(): ObjectDetails {
+    const attached = this.attachedPasids().map((pasid) => {
+      const hwpt = this.attachedTo(pasid)!.id;
+      return pasid === NO_PASID ? { hwpt } : { pasid, hwpt };
+    });
+    return { rid: formatRid(this.device.rid), attached };
+  }
 
   /** Id of the hardware page table attached at `pasid`, or null. */
   attached(pasid: number = NO_PASID): number | null {

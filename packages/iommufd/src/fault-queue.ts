@@ -11,7 +11,7 @@ import { type AttachHandle, type FaultGroup, type PageFault, SysError } from '@i
 import type { IommufdContext } from './context.ts';
 import { type Caller, type Descriptors, type File, POLLIN, POLLOUT } from './files/file.ts';
 import { IdMap } from './id-map.ts';
-import { IommufdObject } from './object-table.ts';
+import { IommufdObject, type ObjectDetails } from './object-table.ts';
 import {
   IOMMU_PGFAULT_FLAGS_LAST_PAGE,
   IOMMU_PGFAULT_FLAGS_PASID_VALID,
@@ -38,6 +38,14 @@ export class FaultQueue extends IommufdObject {
   constructor(id: number, context: IommufdContext) {
     super(id);
     this.context = context;
+  }
+
+  get uses(): readonly IommufdObject[] {
+    return [];
+  }
+
+  override details(): ObjectDetails {
+    return { waiting: this.waiting.length, unanswered: this.read.size };
   }
 
   /** Groups not read yet. */

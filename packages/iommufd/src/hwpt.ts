@@ -51,6 +51,13 @@ abstract class HwptBase extends IommufdObject {
     this.domain.faultHandler = (group: FaultGroup) => fault.deliver(group);
   }
 
+  get uses(): readonly IommufdObject[] {
+    return this.fault === null ? [this.below] : [this.below, this.fault];
+  }
+
+  /** What the table stands on. */
+  protected abstract get below(): IommufdObject;
+
   protected releaseDomain(): void {
     this.domain.free();
     if (this.fault !== null) this.fault.users--;
@@ -78,6 +85,10 @@ export class HwptPaging extends HwptBase {
     return this;
   }
 
+  protected get below(): IommufdObject {
+    return this.ioas;
+  }
+
   destroy(): void {
     this.ioas.table.removeDomain(this.domain);
     this.ioas.hwpts.splice(this.ioas.hwpts.indexOf(this), 1);
@@ -99,6 +110,10 @@ export class HwptNested extends HwptBase {
   }
 
   get paging(): HwptPaging {
+    return this.parent;
+  }
+
+  protected get below(): IommufdObject {
     return this.parent;
   }
 

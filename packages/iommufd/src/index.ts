@@ -27,6 +27,7 @@ export {
 } from './client.ts';
 export { IommufdContext, type IommufdOptions } from './context.ts';
 export { bindDevice, IommufdDevice } from './device.ts';
+export { type ContextDump, dumpContext, formatDump, type ObjectDump, type PagesDump } from './dump.ts';
 export { DeviceNodes } from './files/device-nodes.ts';
 export { DmaBuf, type DmaBufOptions } from './files/dma-buf.ts';
 export { EventFd } from './files/eventfd.ts';
@@ -47,7 +48,7 @@ export {
   registerIommufd,
 } from './iommufd-file.ts';
 export { bindMediatedDevice, MediatedDevice, type MediatedDma } from './mediated-device.ts';
-export type { ObjectType } from './object-table.ts';
+export type { DetailValue, ObjectDetails, ObjectType } from './object-table.ts';
 export type { IommufdEvent } from './trace.ts';
 export {
   INVALIDATE_COUNT_MAX,

@@ -10,6 +10,10 @@ import type { IommufdEvent } from './trace.ts';
 
 export type ObjectType = 'access' | 'device' | 'fault' | 'hwpt-nested' | 'hwpt-paging' | 'ioas';
 
+/** Values that JSON has; addresses and lengths in bytes are hexadecimal strings. */
+export type ObjectDetails = { readonly [name: string]: DetailValue };
+export type DetailValue = string | number | boolean | readonly ObjectDetails[];
+
 /** Highest object id. */
 const LAST_ID = 0x7fff_ffff;
 
@@ -21,6 +25,14 @@ export abstract class IommufdObject {
 
   constructor(id: number) {
     this.id = id;
+  }
+
+  /** The objects of the context that it uses, one entry for each use. */
+  abstract get uses(): readonly IommufdObject[];
+
+  /** What a dump shows of the object besides its users. */
+  details(): ObjectDetails {
+    return {};
   }
 
   /** Lets go of what the object uses. Called once, when nobody uses it any more. Never fails. */

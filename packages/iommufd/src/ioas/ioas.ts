@@ -6,7 +6,7 @@ import type { IommufdContext } from '../context.ts';
 import { DmaBuf } from '../files/dma-buf.ts';
 import type { File } from '../files/file.ts';
 import type { HwptPaging } from '../hwpt.ts';
-import { IommufdObject } from '../object-table.ts';
+import { IommufdObject, type ObjectDetails } from '../object-table.ts';
 import { IOMMU_IOAS_MAP_FIXED_IOVA, IOMMU_IOAS_MAP_READABLE, IOMMU_IOAS_MAP_WRITEABLE } from '../uapi/iommufd.ts';
 import { payerOf } from './accounting.ts';
 import type { Area, PagesSlice } from './area.ts';
@@ -30,6 +30,19 @@ export class Ioas extends IommufdObject {
     this.table = new IoPageTable(context.kernel);
   }
 
+  get uses(): readonly IommufdObject[] {
+    return [];
+  }
+
+  override details(): ObjectDetails {
+    const { space, iovaAlignment, hugePages } = this.table;
+    const areas: ObjectDetails[] = [];
+    space.forEachArea((area) => areas.push(areaDetails(area)));
+    const reserved = space.reservedRanges.map(({ start, last }) => ({ start: hex(start), last: hex(last) }));
+    const allowed = space.allowedRanges.map(({ start, last }) => ({ start: hex(start), last: hex(last) }));
+    return { iovaAlignment, hugePages, areas, reserved, allowed };
+  }
+
   destroy(): void {
     this.table.unmapAll((area) => this.traceArea('ioas_unmap', area));
   }
@@ -40,6 +53,19 @@ export class Ioas extends IommufdObject {
     const { iova, length, pages } = area;
     trace.emit({ name, context, ioas: this.id, iova, length, pages: pages.id });
   }
+}
+
+function areaDetails(area: Area): ObjectDetails {
+  const { iova, last, pages, startByte, prot, accesses, locks } = area;
+  return {
+    iova: hex(iova),
+    last: hex(last),
+    access: `${(prot & IOMMU_READ) !== 0 ? 'r' : '-'}${(prot & IOMMU_WRITE) !== 0 ? 'w' : '-'}`,
+    pages: pages.id,
+    startByte: hex(startByte),
+    ...(accesses > 0 ? { accesses } : {}),
+    ...(locks > 0 ? { locks } : {}),
+  };
 }
 
 /** @throws {SysError} EOPNOTSUPP flags; ENOMEM */
