@@ -84,10 +84,13 @@ export type NestedDomain = DomainBase & {
   readonly kind: 'nested';
   readonly parent: PagingDomain;
   /**
-   * Carries out user invalidation entries in order, `entryLength` bytes each, of the driver's data type.
+   * Carries out user invalidation entries in order, `entryLength` bytes each, of the driver's data type. Null where
+   * invalidations go through the vIOMMU alone.
    * @returns entries carried out; when fewer than given, `failure` says why
    */
-  invalidate(dataType: number, entries: Uint8Array, entryLength: number, count: number): InvalidateResult;
+  readonly invalidate:
+    | ((dataType: number, entries: Uint8Array, entryLength: number, count: number) => InvalidateResult)
+    | null;
 };
 
 export type InvalidateResult = { readonly handled: number; readonly failure: Error | null };

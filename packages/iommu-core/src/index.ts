@@ -62,7 +62,6 @@ export {
   type HwInfo,
   type IommuDriver,
   type ReservedRegion,
-  type UserData,
 } from './iommu-driver.ts';
 export { cacheInvalidate, cacheInvalidateUser } from './iommu-uapi/cache-invalidate.ts';
 export {
@@ -173,4 +172,20 @@ export { type Fields, type FieldType, type Struct, type StructValues, struct } f
 export { Sva, type SvaHandle } from './sva.ts';
 export type { IommuEvent } from './trace.ts';
 export type { UnrecoverableFault, UnrecoverableReason } from './unrecoverable-fault.ts';
+export {
+  readUserArray,
+  readUserData,
+  type UserArray,
+  type UserData,
+  type UserReply,
+  writeUserData,
+} from './user-data.ts';
 export { clearUser, copyFromUser, copyToUser, isUserZero } from './user-memory.ts';
+export type {
+  HwQueueCore,
+  HwQueueOps,
+  VdeviceCore,
+  ViommuCore,
+  ViommuDriver,
+  ViommuOps,
+} from './viommu.ts';

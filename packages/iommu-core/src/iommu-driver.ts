@@ -12,6 +12,8 @@ import type { FeatureOps } from './features.ts';
 import type { MsiMessage } from './kernel.ts';
 import type { PageFault } from './page-fault.ts';
 import type { AddressSpace } from './process/address-space.ts';
+import type { UserData } from './user-data.ts';
+import type { ViommuDriver } from './viommu.ts';
 
 /** Domain allocation flags; values of IOMMU_HWPT_ALLOC_ in include/uapi/linux/iommufd.h. */
 export const ALLOC_NEST_PARENT = 1;
@@ -53,14 +55,6 @@ export type ReservedRegion = {
 /** Answer to GET_HW_INFO: a type of enum iommu_hw_info_type and its structure. */
 export type HwInfo = { readonly type: number; readonly data: Uint8Array };
 
-/** A user's structure for a driver: its type, its length in bytes, and how to get at it. */
-export type UserData = {
-  readonly type: number;
-  readonly length: number;
-  /** @throws {SysError} EFAULT */
-  read(): Uint8Array;
-};
-
 export type IommuDriver = {
   /** Name of the family, as in sysfs: `intel-iommu`. */
   readonly name: string;
@@ -69,6 +63,8 @@ export type IommuDriver = {
   readonly identityDomain: StaticDomain | null;
   /** Per-device features. Null: there are none, and no auxiliary domains. */
   readonly features: FeatureOps | null;
+  /** Virtual IOMMUs. Null: there are none. */
+  readonly viommu: ViommuDriver | null;
 
   /** Takes `device` under control, with all its DMA blocked. Sets `device.maxPasids`. @throws {SysError} ENODEV, ENOMEM */
   probeDevice(device: Device): void;

@@ -86,9 +86,13 @@ export function hwptInvalidate(
     if (!(hwpt instanceof HwptNested)) {
       throw new SysError('EINVAL', 'IOMMU_HWPT_INVALIDATE', `a ${hwpt.type} is not invalidated by its user`);
     }
+    const { domain } = hwpt;
+    if (domain.invalidate === null) {
+      throw new SysError('EOPNOTSUPP', 'IOMMU_HWPT_INVALIDATE', `${hwpt.id} has no invalidation of its own`);
+    }
     do {
       const { bytes, count, fault } = fetchEntries(options, handled);
-      const result = hwpt.domain.invalidate(dataType, bytes, entryLength, count);
+      const result = domain.invalidate(dataType, bytes, entryLength, count);
       handled += result.handled;
       const failure = result.failure ?? fault;
       if (failure !== null) throw failure;

@@ -9,12 +9,13 @@ import { hex, NO_PASID, PGTT_PASS_THROUGH } from '@iommukit/hw';
 import type { Device } from '../device.ts';
 import type { Domain, NestedDomain, PagingDomain, StaticDomain, SvaDomain } from '../domain.ts';
 import { SysError } from '../errno.ts';
-import type { Capability, HwInfo, IommuDriver, ReservedRegion, UserData } from '../iommu-driver.ts';
+import type { Capability, HwInfo, IommuDriver, ReservedRegion } from '../iommu-driver.ts';
 import { ALLOC_PASID } from '../iommu-driver.ts';
 import type { MsiMessage } from '../kernel.ts';
 import type { PageFault } from '../page-fault.ts';
 import * as pci from '../pci/registers.ts';
 import type { AddressSpace } from '../process/address-space.ts';
+import type { UserData } from '../user-data.ts';
 import { Attachments } from './attachments.ts';
 import { IDENTITY_DOMAIN_ID } from './domain-ids.ts';
 import { IntelFeatures } from './features.ts';
@@ -44,6 +45,7 @@ export class IntelIommu implements IommuDriver {
   readonly blockedDomain: StaticDomain;
   readonly identityDomain: StaticDomain | null;
   readonly features: IntelFeatures;
+  readonly viommu = null;
 
   /** Takes the unit over. @throws {SysError} ENODEV the unit lacks something needed; ENOMEM; ETIMEDOUT */
   constructor(options: IntelUnitOptions) {

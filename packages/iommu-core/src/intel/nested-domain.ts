@@ -6,8 +6,9 @@
 import { PGTT_FIRST_STAGE, PGTT_NESTED, U64_MAX } from '@iommukit/hw';
 import type { InvalidateResult, NestedDomain } from '../domain.ts';
 import { SysError } from '../errno.ts';
-import type { IommuDriver, UserData } from '../iommu-driver.ts';
+import type { IommuDriver } from '../iommu-driver.ts';
 import type { FaultGroup } from '../page-fault.ts';
+import type { UserData } from '../user-data.ts';
 import { Attachments, coveringRange, WHOLE_SPACE_LG2 } from './attachments.ts';
 import type { IntelPagingDomain } from './paging-domain.ts';
 import type { PasidEntry } from './pasid-entry.ts';

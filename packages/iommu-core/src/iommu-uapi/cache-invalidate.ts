@@ -124,6 +124,7 @@ function rangeOf({ granularity, flags, addr, granuleSize, nbGranules }: uapi.Iom
 }
 
 function invalidate({ domain }: GuestPasid, { addr, npages, leaf }: PageRange): void {
+  if (domain.invalidate === null) throw new SysError('EOPNOTSUPP', CALL, `domain ${domain.id} has no invalidation`);
   const entry = new Uint8Array(vtdS1Invalidate.size);
   vtdS1Invalidate.write({ addr, npages, flags: leaf ? VTD_INV_FLAGS_LEAF : 0, reserved: 0 }, entry);
   const { failure } = domain.invalidate(HWPT_INVALIDATE_DATA_VTD_S1, entry, entry.length, 1);

@@ -43,7 +43,7 @@ function guest(features = {}) {
 }
 
 function flush(domain: NestedDomain, address: bigint, pages: bigint): void {
-  expect(domain.invalidate(0, vtdInvalidate(address, pages), 24, 1)).toEqual({ handled: 1, failure: null });
+  expect(domain.invalidate!(0, vtdInvalidate(address, pages), 24, 1)).toEqual({ handled: 1, failure: null });
 }
 
 describe('two-stage translation', () => {
@@ -213,7 +213,7 @@ describe('invalidation by the user', () => {
     const { domain } = guest();
     const run = (type: number, length: number, ...entries: Uint8Array[]): [number, string | null] => {
       const bytes = new Uint8Array(entries.flatMap((entry) => [...entry]));
-      const { handled, failure } = domain.invalidate(type, bytes, length, entries.length);
+      const { handled, failure } = domain.invalidate!(type, bytes, length, entries.length);
       return [handled, (failure as SysError | null)?.code ?? null];
     };
     const good = vtdInvalidate(GVA, 4n, 1);

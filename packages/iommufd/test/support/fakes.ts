@@ -280,6 +280,7 @@ export class FakeDriver implements IommuDriver {
   readonly blockedDomain: StaticDomain;
   readonly identityDomain = null;
   readonly features = null;
+  readonly viommu = null;
   readonly kernel: Kernel;
   readonly capabilities: Set<Capability> = new Set(['cache-coherency', 'isolated-msi']);
   regions: ReservedRegion[] = [];
