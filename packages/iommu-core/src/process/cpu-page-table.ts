@@ -2,7 +2,7 @@
  * A process's four-level x86-64 page table (Intel SDM volume 3, section 5.5): what its leaves say.
  *
  * A bit that hardware ignores is set in all of them, so that a page of a region without any permission is held, its
- * entry in use, but not present.
+ * entry in use, but not present. Another marks frames that are not memory of processes (Linux: pte_special).
  */
 
 import { ACCESS_EXECUTE, x86_64 } from '@iommukit/hw';
@@ -12,6 +12,7 @@ import { TableTree } from '../page-table/table-tree.ts';
 const { present: PRESENT, write: WRITABLE, user: USER, noExecuteHigh: EXECUTE_DISABLE } = x86_64;
 /** The lowest bit that hardware leaves to software. */
 const HELD = x86_64.software & -x86_64.software;
+const BORROWED = x86_64.software & ~HELD;
 const FRAME_HIGH = 0x000fffff;
 
 /** First page number that no user address has: one page short of 2^47 bytes (Linux: TASK_SIZE). */
@@ -32,6 +33,11 @@ export class CpuPageTable extends TableTree {
 
   isHeld(at: number): boolean {
     return this.words[at] !== 0;
+  }
+
+  /** True when the frame is device registers or the kernel's, which page counts know nothing of. */
+  isBorrowed(at: number): boolean {
+    return (this.words[at]! & BORROWED) !== 0;
   }
 
   isWritable(at: number): boolean {
@@ -62,11 +68,12 @@ export class CpuPageTable extends TableTree {
   }
 
   /** Makes the entry hold `pfn`. `protection` holds ACCESS_ bits; a page without any is kept from hardware. */
-  hold(at: number, pfn: number, protection: number, writable: boolean): void {
+  hold(at: number, pfn: number, protection: number, writable: boolean, borrowed: boolean): void {
     const present = protection === 0 ? 0 : PRESENT;
     const executable = (protection & ACCESS_EXECUTE) !== 0;
     const high = (Math.floor(pfn / 2 ** 20) & FRAME_HIGH) | (executable ? 0 : EXECUTE_DISABLE);
-    this.set(at, (pfn << 12) | HELD | USER | present | (writable ? WRITABLE : 0), high);
+    const software = HELD | (borrowed ? BORROWED : 0);
+    this.set(at, (pfn << 12) | software | USER | present | (writable ? WRITABLE : 0), high);
   }
 
   /** Moves what entry `from` holds to entry `to`. */

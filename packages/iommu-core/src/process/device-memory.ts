@@ -1,4 +1,7 @@
-/** Device registers that a process maps (Linux: a VM_PFNMAP region), and that can be taken from it at any time. */
+/**
+ * Device registers, or frames of the kernel, that a process maps (Linux: a VM_PFNMAP region), and that can be taken from
+ * it at any time.
+ */
 
 import type { Backing, BackingMapper } from './region.ts';
 

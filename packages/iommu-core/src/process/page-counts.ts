@@ -55,13 +55,11 @@ export class PageCounts {
     return this.mappings[pfn] === 1 && (this.flags[pfn]! & CACHED) === 0;
   }
 
-  /** Frames outside RAM, device registers, are not counted. */
   map(pfn: number): void {
-    if (pfn < this.mappings.length) this.mappings[pfn] = this.mappings[pfn]! + 1;
+    this.mappings[pfn] = this.mappings[pfn]! + 1;
   }
 
   unmap(pfn: number): void {
-    if (pfn >= this.mappings.length) return;
     this.mappings[pfn] = this.mappings[pfn]! - 1;
     this.freeUnused(pfn);
   }

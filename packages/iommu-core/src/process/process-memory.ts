@@ -87,8 +87,8 @@ export class ProcessMemory implements AddressSpace, BackingMapper {
 
   /**
    * mmap(2). Gives the address.
-   * @throws {SysError} EINVAL length 0, misaligned address or offset; ENOMEM no room, no memory, or the process is
-   * gone; EEXIST the place is taken and may not be replaced; EPERM below 64 KiB
+   * @throws {SysError} EINVAL length 0, misaligned address or offset, a private mapping of what is not memory; ENOMEM
+   * no room, no memory, or the process is gone; EEXIST the place is taken and may not be replaced; EPERM below 64 KiB
    */
   map(options: MapOptions): bigint {
     const call = 'mmap';
@@ -98,6 +98,7 @@ export class ProcessMemory implements AddressSpace, BackingMapper {
     const start = address === undefined ? this.findPlace(pages) : alignedPage(call, address);
     const end = start + pages;
     checkPlace(call, start, end);
+    if (backing?.isMemory === false && !shared) throw new SysError('EINVAL', call, 'not memory, and not shared');
     if (this.gone) throw new SysError('ENOMEM', call, 'the process has exited');
     if (!replace && this.regions.within(start, end).length > 0) {
       throw new SysError('EEXIST', call, `pages ${hex(start)}..${hex(end - 1)} are in use`);

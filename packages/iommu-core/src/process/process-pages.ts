@@ -66,11 +66,11 @@ export class ProcessPages {
     return page - vpn;
   }
 
-  /** Takes pages [start, end) out of the table; their frames go to `gathered`, for `release`. */
+  /** Takes pages [start, end) out of the table; frames that are counted go to `gathered`, for `release`. */
   drop(start: number, end: number, gathered: PfnRuns): void {
     const { table } = this;
     table.eachHeld(start, end, (_vpn, at) => {
-      gathered.push(table.frame(at), 1);
+      if (!table.isBorrowed(at)) gathered.push(table.frame(at), 1);
       table.clear(at);
     });
   }
@@ -162,7 +162,7 @@ export class ProcessPages {
       if (pfn < 0) this.table.freeEmpty(vpn, vpn);
     }
     if (pfn < 0) return -1;
-    this.counts.map(pfn);
+    if (!isBorrowed(region)) this.counts.map(pfn);
     this.enter(region, at, pfn);
     return pfn;
   }
@@ -207,7 +207,7 @@ export class ProcessPages {
   private enter(region: Region, at: number, pfn: number): void {
     const { protection } = region;
     const writable = (protection & ACCESS_WRITE) !== 0 && (region.shared || this.counts.isExclusive(pfn));
-    this.table.hold(at, pfn, protection, writable);
+    this.table.hold(at, pfn, protection, writable, isBorrowed(region));
   }
 
   private copy(pfn: number): number {
@@ -220,4 +220,9 @@ export class ProcessPages {
     this.kernel.memory.copy(to * PAGE_SIZE, from * PAGE_SIZE, PAGE_SIZE);
     this.kernel.memory.noteWrite(to);
   }
+}
+
+/** Whether the frames of the region are others' to count and to free. */
+function isBorrowed({ backing }: Region): boolean {
+  return backing?.isMemory === false;
 }

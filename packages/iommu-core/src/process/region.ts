@@ -2,7 +2,7 @@
 
 /** What stands behind a region that is not anonymous memory. */
 export type Backing = {
-  /** False for device registers, which are never pinned or copied. */
+  /** False for device registers and for memory of the kernel, which are never pinned or copied, and always shared. */
   readonly isMemory: boolean;
   /**
    * Frame of page `index`, or -1 when there is none now (Linux: SIGBUS). Called in a fault.

@@ -297,6 +297,32 @@ describe('device memory', () => {
     expect(byteAt(va + 8n)).toBe(3);
     kernel.memory.unmap(pfn);
   });
+
+  test('a frame of the kernel is shared with processes and their children, and stays the kernel’s', () => {
+    const { kernel, processes, counts, process, memory, fill, byteAt } = setUp();
+    const pfn = kernel.allocateFrames('test', 2);
+    const window = new DeviceMemory((index) => (index < 2 ? pfn + index : -1));
+    const options = { length: 2 * PAGE, protection: R | W, backing: window };
+    expect(() => memory.map(options)).toThrow('EINVAL');
+    const va = memory.map({ ...options, shared: true });
+    fill(va, 1);
+    fill(va + 4096n, 2);
+    const child = processes.fork(process);
+    fill(va + 4096n, 3, child.memory!);
+    expect([byteAt(va), byteAt(va + 4096n), byteAt(va, child.memory!)]).toEqual([1, 3, 1]);
+    expect([counts.mapCount(pfn), counts.mapCount(pfn + 1)]).toEqual([0, 0]);
+    memory.protect(va, PAGE, R);
+    expect(() => fill(va, 9)).toThrow('EFAULT');
+    memory.remap(va, PAGE, va + 0x10_0000n);
+    window.revoke();
+    expect(byteAt(va + 0x10_0000n)).toBe(1);
+    memory.unmap(va + 4096n, PAGE);
+    process.exit();
+    child.exit();
+    expect([kernel.frames.isAllocated(pfn), kernel.frames.isAllocated(pfn + 1)]).toEqual([true, true]);
+    expect([firstByte(kernel, pfn), firstByte(kernel, pfn + 1)]).toEqual([1, 3]);
+    kernel.freeFrame(pfn, 2);
+  });
 });
 
 describe('instructions', () => {
