@@ -32,7 +32,16 @@ export { DeviceNodes } from './files/device-nodes.ts';
 export { DmaBuf, type DmaBufOptions } from './files/dma-buf.ts';
 export { EventFd } from './files/eventfd.ts';
 export { FdTable } from './files/fd-table.ts';
-export { type Caller, type Descriptors, type File, POLLERR, POLLHUP, POLLIN, POLLOUT } from './files/file.ts';
+export {
+  type Caller,
+  type Descriptors,
+  type File,
+  type Mapping,
+  POLLERR,
+  POLLHUP,
+  POLLIN,
+  POLLOUT,
+} from './files/file.ts';
 export { MemFd } from './files/memfd.ts';
 export { type MmapOptions, SystemCalls, type SystemCallsOptions } from './files/system-calls.ts';
 export { allocPaging, HwptPaging } from './hwpt.ts';

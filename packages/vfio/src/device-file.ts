@@ -5,7 +5,7 @@
 
 import { NO_PASID } from '@iommukit/hw';
 import { SysError } from '@iommukit/iommu-core';
-import type { Caller, File, IommufdContext } from '@iommukit/iommufd';
+import type { Caller, File, IommufdContext, Mapping } from '@iommukit/iommufd';
 import type { DeviceUser } from './device-user.ts';
 import type { DmaBinding } from './dma-binding.ts';
 import type { VfioGroup } from './group/group.ts';
@@ -150,8 +150,8 @@ export class VfioDeviceFile implements File {
     return count;
   }
 
-  mmap(caller: Caller, length: bigint, protection: number, shared: boolean, offset: bigint): bigint {
-    return this.require('mmap').user.map(caller.process, offset, length, protection, shared);
+  mmap(_caller: Caller, length: bigint, _protection: number, shared: boolean, offset: bigint): Mapping {
+    return this.require('mmap').user.mmap(offset, length, shared);
   }
 
   release(): void {

@@ -3,8 +3,7 @@
  * is one kind (pci/pci-user.ts).
  */
 
-import type { Process } from '@iommukit/iommu-core';
-import type { EventFd } from '@iommukit/iommufd';
+import type { EventFd, Mapping } from '@iommukit/iommufd';
 import type { InfoCapability } from './info-capability.ts';
 
 export type DeviceInfo = {
@@ -71,8 +70,8 @@ export type DeviceUser = {
   read(position: bigint, into: Uint8Array): number;
   /** Writes at `position`, as `read` reads. Gives the bytes written. @throws {SysError} EINVAL, EFAULT, EIO */
   write(position: bigint, from: Uint8Array): number;
-  /** Maps part of a region into a process. @throws {SysError} EINVAL nothing that can be mapped so; ENOMEM */
-  map(process: Process, position: bigint, length: bigint, protection: number, shared: boolean): bigint;
+  /** Whole pages of a region, to be mapped into a process. @throws {SysError} EINVAL nothing that can be mapped so */
+  mmap(position: bigint, length: bigint, shared: boolean): Mapping;
   /** @throws {SysError} EINVAL the device cannot be reset; EBUSY it is being reset */
   reset(): void;
   /** Gives the device back, silent and reset. Never fails. */

@@ -4,8 +4,8 @@
  * version 13). They follow the device's own in index; everything else is the device's.
  */
 
-import { type Process, SysError } from '@iommukit/iommu-core';
-import type { EventFd } from '@iommukit/iommufd';
+import { SysError } from '@iommukit/iommu-core';
+import type { EventFd, Mapping } from '@iommukit/iommufd';
 import type { DeviceInfo, DeviceInterrupts, DeviceUser, IrqInfo, IrqRequest, RegionInfo } from './device-user.ts';
 import type { InfoCapability } from './info-capability.ts';
 import { checkIrqRange } from './irq-range.ts';
@@ -100,8 +100,8 @@ export class ExtendedUser implements DeviceUser {
   }
 
   /** Regions of the device's own alone can be mapped. */
-  map(process: Process, position: bigint, length: bigint, protection: number, shared: boolean): bigint {
-    return this.user.map(process, position, length, protection, shared);
+  mmap(position: bigint, length: bigint, shared: boolean): Mapping {
+    return this.user.mmap(position, length, shared);
   }
 
   reset(): void {

@@ -3,7 +3,7 @@
  * /dev/iommu, VFIO devices, event and fault queues are all files of this type.
  */
 
-import type { FilePages, Process } from '@iommukit/iommu-core';
+import type { Backing, FilePages, Process } from '@iommukit/iommu-core';
 
 /** Poll bits; values of include/uapi/asm-generic/poll.h. */
 export const POLLIN = 1;
@@ -28,6 +28,17 @@ export type Descriptors = {
 };
 
 /**
+ * Memory that a file gives to be mapped. Whoever maps it, in a modelled process or in one elsewhere, calls
+ * `backing.mapped` when a mapping is there and `backing.unmapped` when nothing of it is left, whether by munmap(2) or by
+ * the end of the process; meanwhile the backing can take its pages back (`BackingMapper.dropPages`).
+ */
+export type Mapping = {
+  readonly backing: Backing;
+  /** Byte offset of the mapping in the backing, a multiple of a page. */
+  readonly offset: bigint;
+};
+
+/**
  * An open file description. Methods refuse by throwing SysError; an absent method means that this kind of file does
  * not do it, and the file layer answers with the errno Linux gives for that.
  */
@@ -44,8 +55,8 @@ export type File = {
   write?(caller: Caller, from: Uint8Array, position: bigint | null): number;
   /** POLL bits that hold now. */
   poll?(): number;
-  /** Maps [offset, offset + length) into the caller's memory. Gives the address. `protection` holds hw's ACCESS_ bits. */
-  mmap?(caller: Caller, length: bigint, protection: number, shared: boolean, offset: bigint): bigint;
+  /** What is behind [offset, offset + length), to be mapped for the caller. `protection` holds hw's ACCESS_ bits. */
+  mmap?(caller: Caller, length: bigint, protection: number, shared: boolean, offset: bigint): Mapping;
   /** The last descriptor is gone. Never fails. */
   release(): void;
 };

@@ -1,10 +1,7 @@
 /** memfd_create(2): a file of memory. */
 
-import { ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE } from '@iommukit/hw';
-import { type FilePages, type MemoryFile, SysError } from '@iommukit/iommu-core';
-import type { Caller, File } from './file.ts';
-
-const PROTECTION = ACCESS_READ | ACCESS_WRITE | ACCESS_EXECUTE;
+import type { FilePages, MemoryFile } from '@iommukit/iommu-core';
+import type { Caller, File, Mapping } from './file.ts';
 
 export class MemFd implements File {
   readonly name: string;
@@ -20,9 +17,8 @@ export class MemFd implements File {
     return this.file;
   }
 
-  mmap({ process }: Caller, length: bigint, protection: number, shared: boolean, offset: bigint): bigint {
-    if (process.memory === null) throw new SysError('ENODEV', 'mmap', `${process.name} maps its own memory`);
-    return process.memory.map({ length, protection: protection & PROTECTION, backing: this.file, offset, shared });
+  mmap(_caller: Caller, _length: bigint, _protection: number, _shared: boolean, offset: bigint): Mapping {
+    return { backing: this.file, offset };
   }
 
   release(): void {

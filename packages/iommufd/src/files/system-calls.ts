@@ -3,7 +3,7 @@
  * nest, and queued kernel work runs before a call returns.
  */
 
-import { ACCESS_READ, ACCESS_WRITE, toU64, type U64 } from '@iommukit/hw';
+import { ACCESS_READ, ACCESS_WRITE, hex, toU64, type U64, U64_MAX } from '@iommukit/hw';
 import { type Kernel, type Process, type Processes, type ProcessMemory, SysError } from '@iommukit/iommu-core';
 import type { DeviceNodes } from './device-nodes.ts';
 import { EventFd } from './eventfd.ts';
@@ -31,6 +31,8 @@ export type MmapOptions = {
   /** True by default for files, false for anonymous memory. */
   shared?: boolean;
 };
+
+const PAGE = 4096n;
 
 export class SystemCalls {
   readonly process: Process;
@@ -118,14 +120,22 @@ export class SystemCalls {
     return this.kernel.call('poll', () => this.descriptors.get(fd).poll?.() ?? POLLIN | POLLOUT);
   }
 
-  /** Gives the address. @throws {SysError} EBADF, ENODEV when the file cannot be mapped, EINVAL, ENOMEM */
+  /**
+   * Gives the address. @throws {SysError} EBADF; ENODEV the file cannot be mapped; EINVAL length 0, misaligned offset;
+   * ENOMEM; and the file's own
+   */
   mmap(options: MmapOptions): bigint {
-    const { length, protection = ACCESS_READ | ACCESS_WRITE, fd, offset = 0 } = options;
+    const { protection = ACCESS_READ | ACCESS_WRITE, fd } = options;
     return this.kernel.call('mmap', () => {
-      if (fd === undefined) return this.memory().map({ length, protection, shared: options.shared ?? false });
+      const shared = options.shared ?? fd !== undefined;
+      if (fd === undefined) return this.memory().map({ length: options.length, protection, shared });
+      const offset = toU64(options.offset ?? 0);
+      if (offset % PAGE !== 0n) throw new SysError('EINVAL', 'mmap', `offset ${hex(offset)} is not page-aligned`);
       const file = this.descriptors.get(fd);
+      const length = wholePages(toU64(options.length));
       if (file.mmap === undefined) throw new SysError('ENODEV', 'mmap', `${file.name} cannot be mapped`);
-      return file.mmap(this.caller, toU64(length), protection, options.shared ?? true, toU64(offset));
+      const mapping = file.mmap(this.caller, length, protection, shared, offset);
+      return this.memory().map({ ...mapping, length, protection, shared });
     });
   }
 
@@ -172,4 +182,11 @@ export class SystemCalls {
     if (memory === null) throw new SysError('ENOSYS', 'mmap', `${name} maps its own memory`);
     return memory;
   }
+}
+
+/** `length` rounded up to pages. @throws {SysError} EINVAL it is 0; ENOMEM there are not so many addresses */
+function wholePages(length: bigint): bigint {
+  if (length === 0n) throw new SysError('EINVAL', 'mmap', 'length 0');
+  if (length > U64_MAX - (PAGE - 1n)) throw new SysError('ENOMEM', 'mmap', `length ${hex(length)}`);
+  return (length + PAGE - 1n) & ~(PAGE - 1n);
 }

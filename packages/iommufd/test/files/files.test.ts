@@ -152,6 +152,31 @@ describe('memory', () => {
     expect(code(() => sys.process.addressSpace.read(b, read))).toBe('EFAULT');
   });
 
+  test('a file is asked for whole pages from whole pages, and what it gives is mapped', () => {
+    const { nodes, processes, sys } = machine();
+    const memory = processes.createFile(0x10000);
+    const asked: unknown[] = [];
+    const mmap: File['mmap'] = (_caller, length, protection, shared, offset) => {
+      asked.push([length, protection, shared, offset]);
+      return { backing: memory, offset: offset + 0x1000n };
+    };
+    nodes.register('/dev/test', () => ({ ...counted(), mmap }));
+    const fd = sys.open('/dev/test');
+    expect(code(() => sys.mmap({ fd, length: 0 }))).toBe('EINVAL');
+    expect(code(() => sys.mmap({ fd, length: 4096, offset: 0x1800 }))).toBe('EINVAL');
+    expect(code(() => sys.mmap({ fd, length: 2n ** 64n - 4095n }))).toBe('ENOMEM');
+    expect(code(() => sys.mmap({ fd: 77, length: 4096 }))).toBe('EBADF');
+    expect(asked).toEqual([]);
+    const va = sys.mmap({ fd, length: 4097, offset: 0x2000, protection: ACCESS_READ });
+    expect(asked).toEqual([[0x2000n, ACCESS_READ, true, 0x2000n]]);
+    const other = sys.mmap({ fd, length: 1, offset: 0x3000 });
+    sys.process.addressSpace.write(other, Uint8Array.of(42));
+    const byte = new Uint8Array(1);
+    sys.process.addressSpace.read(va + 4096n, byte);
+    expect(byte[0]).toBe(42);
+    expect(code(() => sys.process.addressSpace.write(va, byte))).toBe('EFAULT');
+  });
+
   test('protection holds, and everything is given back at exit', () => {
     const { kernel, sys } = machine();
     const before = kernel.frames.allocated;

@@ -61,7 +61,7 @@ export class EmulatedUser implements DeviceUser {
     });
   }
 
-  map(): bigint {
+  mmap(): never {
     throw new SysError('EINVAL', 'mmap', 'every access to a mediated device is trapped');
   }
 

@@ -1,7 +1,8 @@
 /** One BAR of an open device: accesses through the file, and windows in processes (Linux: vfio_pci_rdwr.c, vfio_pci_core.c). */
 
 import { PAGE_SIZE } from '@iommukit/hw';
-import { DeviceMemory, type PciDevice, type PciResource, type Process, SysError } from '@iommukit/iommu-core';
+import { DeviceMemory, type PciDevice, type PciResource, SysError } from '@iommukit/iommu-core';
+import type { Mapping } from '@iommukit/iommufd';
 
 /** A closed interval of byte offsets in a BAR. */
 export type BarRange = { readonly first: number; readonly last: number };
@@ -50,16 +51,12 @@ export class BarRegion {
     });
   }
 
-  /** Maps [offset, offset + length) into a process. @throws {SysError} EINVAL not within one window; ENOMEM; ENODEV a process elsewhere */
-  map(process: Process, offset: number, length: bigint, protection: number): bigint {
-    const call = 'mmap';
-    const last = BigInt(offset) + ((length + 4095n) & ~4095n) - 1n;
+  /** [offset, offset + length), whole pages, to be mapped into a process. @throws {SysError} EINVAL not within one window */
+  mmap(offset: number, length: bigint): Mapping {
+    const last = BigInt(offset) + length - 1n;
     const inside = this.windows.some((window) => offset >= window.first && last <= BigInt(window.last));
-    if (!inside) {
-      throw new SysError('EINVAL', call, `BAR ${this.resource.bar}: ${offset}..${last} cannot be mapped`);
-    }
-    if (process.memory === null) throw new SysError('ENODEV', call, `${process.name} maps its own memory`);
-    return process.memory.map({ length, protection, backing: this.memory, offset, shared: true });
+    if (inside) return { backing: this.memory, offset: BigInt(offset) };
+    throw new SysError('EINVAL', 'mmap', `BAR ${this.resource.bar}: ${offset}..${last} cannot be mapped`);
   }
 
   /** Takes the windows out of every process until memory decode is found on again. */

@@ -3,7 +3,8 @@
  * off and the function has been reset when it comes, and again when it goes.
  */
 
-import { type Device, type Process, resetDevice, SysError } from '@iommukit/iommu-core';
+import { type Device, resetDevice, SysError } from '@iommukit/iommu-core';
+import type { Mapping } from '@iommukit/iommufd';
 import type { DeviceInfo, DeviceUser, RegionInfo } from '../device-user.ts';
 import * as uapi from '../uapi/vfio.ts';
 import { BarRegion } from './bar-region.ts';
@@ -99,11 +100,11 @@ export class PciUser implements DeviceUser {
     return this.bar('write', index).write(offset, from);
   }
 
-  /** Maps part of a BAR into a process. @throws {SysError} EINVAL private mapping, or nothing that can be mapped; ENOMEM */
-  map(process: Process, position: bigint, length: bigint, protection: number, shared: boolean): bigint {
+  /** Pages of a BAR. @throws {SysError} EINVAL private mapping, or nothing that can be mapped */
+  mmap(position: bigint, length: bigint, shared: boolean): Mapping {
     if (!shared) throw new SysError('EINVAL', 'mmap', 'device memory can only be mapped shared');
     const { index, offset } = locate(position);
-    return this.bar('mmap', index).map(process, offset, length, protection);
+    return this.bar('mmap', index).mmap(offset, length);
   }
 
   /** Function-level reset, DMA blocked meanwhile. @throws {SysError} EINVAL the function cannot be reset; EBUSY it is being reset */
