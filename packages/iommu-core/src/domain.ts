@@ -62,7 +62,10 @@ export type PagingDomain = DomainBase & {
   unmap(iovaLo: number, iovaHi: number, bytes: number): number;
   /** Makes new mappings visible where the hardware caches absence (Linux: iotlb_sync_map). */
   syncMap(iovaLo: number, iovaHi: number, bytes: number): void;
-  /** Flushes every cached translation unmapped since the last sync, device TLBs included; waits for the hardware. */
+  /**
+   * Flushes every cached translation that was unmapped, or whose dirty bit was cleared, since the last sync, device TLBs
+   * included; waits for the hardware.
+   */
   sync(): void;
   /** Physical address behind `iova`, or null. */
   iovaToPhys(iova: bigint): bigint | null;
@@ -74,10 +77,14 @@ export type DirtyTracking = {
   /** Turns hardware tracking on or off on every attachment. On failure nothing changes. @throws {SysError} */
   setEnabled(enabled: boolean): void;
   /**
-   * Calls `visit(iova, bytes)` for each dirty leaf that meets the range, ascending, clearing its bit unless `keep`.
+   * Visits the dirty leaves that meet the range, ascending and whole, and clears their bits unless `keep`. Hardware may
+   * write through what it has cached of them without setting the bits again until the domain's `sync`.
    */
-  read(iova: bigint, bytes: bigint, keep: boolean, visit: (iova: bigint, bytes: bigint) => void): void;
+  read(iovaLo: number, iovaHi: number, bytes: number, keep: boolean, visit: DirtyVisitor): void;
 };
+
+/** Sees a range that has been written to; adjoining leaves may come as one. */
+export type DirtyVisitor = (iovaLo: number, iovaHi: number, bytes: number) => void;
 
 /** Stage 1 in user memory, on a nest parent's stage 2. No map, no unmap: there is nothing to call. */
 export type NestedDomain = DomainBase & {

@@ -6,6 +6,7 @@ export { Device } from './device.ts';
 export { claimDmaOwner, releaseDmaOwner, unuseDefaultDomain, useDefaultDomain } from './dma-ownership.ts';
 export {
   type DirtyTracking,
+  type DirtyVisitor,
   type Domain,
   type DomainBase,
   type DomainKind,

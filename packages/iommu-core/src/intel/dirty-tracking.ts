@@ -3,15 +3,15 @@
  * PASID-table entries say so (Intel VT-d specification, revision 4.1, section 3.7.2; SSADE).
  */
 
-import type { DirtyTracking } from '../domain.ts';
+import { pageNumber } from '@iommukit/hw';
+import type { DirtyTracking, DirtyVisitor } from '../domain.ts';
 import type { PageTableEditor } from '../page-table/editor.ts';
-import { coveringRange } from './attachments.ts';
 
 export type DirtyTrackingHost = {
   /** Rewrites every PASID-table entry that leads to the table. */
   refresh(): void;
-  /** Flushes cached translations of a naturally aligned range, so that hardware looks at its leaves again. */
-  flush(address: bigint, sizeLg2: number): void;
+  /** Writes through cached translations of pages [first, last] would not mark their leaves again before the next flush. */
+  noteStale(first: number, last: number): void;
 };
 
 export class StageTwoDirtyTracking implements DirtyTracking {
@@ -34,17 +34,19 @@ export class StageTwoDirtyTracking implements DirtyTracking {
     this.host.refresh();
   }
 
-  read(iova: bigint, bytes: bigint, keep: boolean, visit: (iova: bigint, bytes: bigint) => void): void {
+  read(iovaLo: number, iovaHi: number, bytes: number, keep: boolean, visit: DirtyVisitor): void {
+    if (keep) {
+      this.table.readDirty(iovaLo, iovaHi, bytes, true, visit);
+      return;
+    }
     let first = -1;
     let last = -1;
-    this.table.readDirty(iova, bytes, keep, (start, length) => {
-      if (first < 0) first = Number(start >> 12n);
-      last = Number((start + length - 1n) >> 12n);
-      visit(start, length);
+    this.table.readDirty(iovaLo, iovaHi, bytes, false, (startLo, startHi, length) => {
+      const page = pageNumber(startLo, startHi);
+      if (first < 0) first = page;
+      last = page + length / 4096 - 1;
+      visit(startLo, startHi, length);
     });
-    if (keep || first < 0) return;
-    // Writes through a cached translation that is marked dirty would not mark the leaf again.
-    const { address, sizeLg2 } = coveringRange(first, last);
-    this.host.flush(address, sizeLg2);
+    if (first >= 0) this.host.noteStale(first, last);
   }
 }

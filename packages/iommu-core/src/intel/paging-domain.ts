@@ -131,10 +131,7 @@ export class IntelPagingDomain implements PagingDomain {
 
   unmap(iovaLo: number, iovaHi: number, bytes: number): number {
     const unmapped = this.table.unmap(iovaLo, iovaHi, bytes);
-    if (unmapped > 0) {
-      this.firstStale = Math.min(this.firstStale, this.table.firstUnmapped);
-      this.lastStale = Math.max(this.lastStale, this.table.lastUnmapped);
-    }
+    if (unmapped > 0) this.noteStale(this.table.firstUnmapped, this.table.lastUnmapped);
     const { trace } = this.unit;
     if (trace.enabled) {
       trace.emit({ name: 'unmap', domain: this.id, iova: joinU64(iovaLo, iovaHi), size: bytes, unmapped });
@@ -154,7 +151,10 @@ export class IntelPagingDomain implements PagingDomain {
   sync(): void {
     if (this.lastStale >= this.firstStale) {
       const { address, sizeLg2 } = coveringRange(this.firstStale, this.lastStale);
-      this.flush(address, sizeLg2, !this.table.hasGathered);
+      // `leaf`: no table was unlinked.
+      this.attachments.addFlush(address, sizeLg2, !this.table.hasGathered);
+      for (const child of this.children) child.attachments.addOuterStageFlush();
+      this.unit.queue.submit();
       this.firstStale = Number.POSITIVE_INFINITY;
       this.lastStale = -1;
     }
@@ -170,11 +170,9 @@ export class IntelPagingDomain implements PagingDomain {
     this.unit.domainIds.release(this.domainId);
   }
 
-  /** `leaf`: no table was unlinked. */
-  private flush(address: bigint, sizeLg2: number, leaf: boolean): void {
-    this.attachments.addFlush(address, sizeLg2, leaf);
-    for (const child of this.children) child.attachments.addOuterStageFlush();
-    this.unit.queue.submit();
+  private noteStale(first: number, last: number): void {
+    this.firstStale = Math.min(this.firstStale, first);
+    this.lastStale = Math.max(this.lastStale, last);
   }
 
   private dirtyHost(refresh: PagingDomainOptions['refresh']): DirtyTrackingHost {
@@ -183,7 +181,7 @@ export class IntelPagingDomain implements PagingDomain {
         refresh(this);
         for (const child of this.children) refresh(child);
       },
-      flush: (address, sizeLg2) => this.flush(address, sizeLg2, true),
+      noteStale: (first, last) => this.noteStale(first, last),
     };
   }
 }

@@ -7,7 +7,7 @@
  */
 
 import { hex, high32, joinU64, low32, type PageTableFormat, pageNumber } from '@iommukit/hw';
-import { IOMMU_READ, IOMMU_WRITE } from '../domain.ts';
+import { type DirtyVisitor, IOMMU_READ, IOMMU_WRITE } from '../domain.ts';
 import { SysError } from '../errno.ts';
 import type { Kernel } from '../kernel.ts';
 import { leafHigh, leafLow } from './leaf-bits.ts';
@@ -136,10 +136,10 @@ export class PageTableEditor extends TableTree {
    * Calls `visit` for the dirty leaves that meet the range, ascending and whole; adjoining ones of one table come as one
    * range. Clears their dirty bits unless `keep`.
    */
-  readDirty(iova: bigint, bytes: bigint, keep: boolean, visit: (iova: bigint, bytes: bigint) => void): void {
-    const first = this.pageOf(low32(iova), high32(iova));
-    if (first < 0 || bytes <= 0n) return;
-    const last = Math.min(this.lastOf(first), first + Number((bytes + 4095n) >> 12n) - 1);
+  readDirty(iovaLo: number, iovaHi: number, bytes: number, keep: boolean, visit: DirtyVisitor): void {
+    const first = this.pageOf(iovaLo, iovaHi);
+    if (first < 0 || !(bytes > 0)) return;
+    const last = Math.min(this.lastOf(first), first + Math.ceil(bytes / 4096) - 1);
     const { words } = this;
     const { dirty } = this.format;
     this.eachRun(first, last, (start, count, page, span) => {
@@ -149,7 +149,9 @@ export class PageTableEditor extends TableTree {
         let stop = word;
         for (; stop < end && (words[stop]! & dirty) !== 0; stop += 2) if (!keep) words[stop] = words[stop]! & ~dirty;
         if (!keep) this.memory.noteWrite(start >>> 10);
-        visit(this.addressOf(page + ((word - start) >> 1) * span), BigInt(((stop - word) >> 1) * span) << 12n);
+        const at = this.spacePageOf(page + ((word - start) >> 1) * span);
+        const high = Math.floor(at / FRAMES_LOW) | 0;
+        visit((at - (high >>> 0) * FRAMES_LOW) << 12, high, ((stop - word) >> 1) * span * 4096);
         word = stop;
       }
     });
@@ -276,12 +278,13 @@ export class PageTableEditor extends TableTree {
     return page <= this.lastLowerPage ? this.lastLowerPage : this.lastPage;
   }
 
-  private addressOf(page: number): bigint {
-    return BigInt(page <= this.lastLowerPage ? page : page + (2 ** 52 - 1 - this.lastPage)) << 12n;
+  /** The page number in the 64-bit address space of a page of the table. */
+  private spacePageOf(page: number): number {
+    return page <= this.lastLowerPage ? page : page + (2 ** 52 - 1 - this.lastPage);
   }
 
   private exists(page: number): SysError {
-    return new SysError('EEXIST', 'iommu_map', `${hex(this.addressOf(page))} is mapped`);
+    return new SysError('EEXIST', 'iommu_map', `${hex(BigInt(this.spacePageOf(page)) << 12n)} is mapped`);
   }
 }
 

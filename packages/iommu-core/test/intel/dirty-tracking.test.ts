@@ -9,7 +9,7 @@ import {
   IOMMU_WRITE,
   type NestedDomain,
 } from '../../src/index.ts';
-import { GuestTable, LEAF_READ_ONLY, mapPage, nestedDomain, pagingDomain } from '../support/domains.ts';
+import { GuestTable, LEAF_READ_ONLY, mapPage, nestedDomain, pagingDomain, readDirty } from '../support/domains.ts';
 import { refusal } from '../support/fake-driver.ts';
 import { Machine } from '../support/machine.ts';
 
@@ -33,11 +33,10 @@ function setUp(features = {}) {
   const dirty = parent.dirty!;
   /** Guest frames of [first, last] that are dirty. */
   const read = (keep = false, first = FIRST_DATA_GFN, last = GUEST_FRAMES - 1): number[] => {
-    const gfns: number[] = [];
-    dirty.read(BigInt(first) << 12n, BigInt(last - first + 1) << 12n, keep, (gpa, bytes) => {
-      for (let at = gpa; at < gpa + bytes; at += 4096n) gfns.push(Number(at >> 12n));
-    });
-    return gfns;
+    const ranges = readDirty(parent, BigInt(first) << 12n, (last - first + 1) * 4096, keep);
+    return ranges.flatMap(([gpa, bytes]) =>
+      Array.from({ length: bytes / 4096 }, (_, page) => Number(gpa >> 12n) + page),
+    );
   };
   return { machine, device, parent, child, table, dirty, read };
 }
@@ -141,9 +140,7 @@ test('D23 a large page of the parent is recorded whole', () => {
   attachDevicePasid(device.device, PASID, { domain: child });
   parent.dirty!.setEnabled(true);
   expect(device.write(GVA, 1, { pasid: PASID })).toBe(true);
-  const leaves: [bigint, bigint][] = [];
-  parent.dirty!.read(0n, 2n * 512n * 4096n, false, (gpa, bytes) => leaves.push([gpa, bytes]));
-  expect(leaves).toEqual([[0n, 512n * 4096n]]);
+  expect(readDirty(parent, 0n, 2 * 512 * 4096)).toEqual([[0n, 512 * 4096]]);
 });
 
 test('a unit that does not track writes offers no domain that does', () => {

@@ -12,7 +12,7 @@ import {
   replaceGroup,
   resetDevice,
 } from '../../src/index.ts';
-import { GuestTable, mapPage, nestedDomain, pagingDomain, unmapPage } from '../support/domains.ts';
+import { GuestTable, mapPage, nestedDomain, pagingDomain, readDirty, unmapPage } from '../support/domains.ts';
 import { refusal } from '../support/fake-driver.ts';
 import { Machine } from '../support/machine.ts';
 
@@ -134,11 +134,7 @@ describe('domains', () => {
     for (let page = 0n; page < 4n; page++) mapPage(domain, IOVA + page * 4096n, machine.frame(1));
     attachGroup(device.device.group, { domain });
     const dirty = domain.dirty!;
-    const read = (keep: boolean): bigint[] => {
-      const pages: bigint[] = [];
-      dirty.read(IOVA, 0x4000n, keep, (iova) => pages.push(iova));
-      return pages;
-    };
+    const read = (keep: boolean): bigint[] => readDirty(domain, IOVA, 0x4000, keep).map(([iova]) => iova);
     device.write(IOVA, 1);
     expect(read(false)).toEqual([]);
     dirty.setEnabled(true);

@@ -16,6 +16,7 @@ import {
   mapPage,
   nestedDomain,
   pagingDomain,
+  readDirty,
   unmapPage,
   userData,
   vtdInvalidate,
@@ -154,20 +155,14 @@ test('writes through a child mark the pages of a parent that tracks them', () =>
   const table = new GuestTable(machine.memory, base, 1);
   for (let page = 0; page < 3; page++) table.set(GVA + BigInt(page * 4096), 10 + page);
   attachDevicePasid(device.device, 5, { domain: nestedDomain(device, parent, table.root) });
-  const dirtied = (): bigint[] => {
-    const pages: bigint[] = [];
-    parent.dirty!.read(10n << 12n, 3n << 12n, false, (gpa, bytes) => {
-      for (let at = gpa; at < gpa + bytes; at += 4096n) pages.push(at >> 12n);
-    });
-    return pages;
-  };
+  const dirtied = (): [bigint, number][] => readDirty(parent, 10n << 12n, 3 * 4096);
   expect(device.write(GVA, 1, { pasid: 5 })).toBe(true);
   expect(dirtied()).toEqual([]);
   parent.dirty!.setEnabled(true);
   for (let round = 0; round < 2; round++) {
     expect(device.write(GVA + 4096n, 1, { pasid: 5 })).toBe(true);
     expect(device.read(GVA + 8192n, { pasid: 5 })).not.toBeNull();
-    expect(dirtied()).toEqual([11n]);
+    expect(dirtied()).toEqual([[11n << 12n, 4096]]);
   }
 });
 

@@ -1,6 +1,6 @@
 /** Short ways to make domains and to fill them, with bigint addresses. */
 
-import { high32, low32, type PhysicalMemory } from '@iommukit/hw';
+import { high32, joinU64, low32, type PhysicalMemory } from '@iommukit/hw';
 import {
   type Domain,
   type FaultGroup,
@@ -30,6 +30,16 @@ export function unmapPage(domain: PagingDomain, iova: bigint): number {
   const unmapped = domain.unmap(low32(iova), high32(iova), 4096);
   domain.sync();
   return unmapped;
+}
+
+/** Ranges of [iova, iova + bytes) that are dirty, with the domain flushed after a read that clears. */
+export function readDirty(domain: PagingDomain, iova: bigint, bytes: number, keep = false): [bigint, number][] {
+  const ranges: [bigint, number][] = [];
+  domain.dirty!.read(low32(iova), high32(iova), bytes, keep, (lo, hi, length) =>
+    ranges.push([joinU64(lo, hi), length]),
+  );
+  if (!keep) domain.sync();
+  return ranges;
 }
 
 /** Bytes of struct iommu_hwpt_vtd_s1. */
