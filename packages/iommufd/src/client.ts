@@ -5,6 +5,8 @@
 
 import { toU64, type U64, U64_MAX } from '@iommukit/hw';
 import type { Fields, Struct, StructValues, UserData } from '@iommukit/iommu-core';
+import type { BitmapMemory } from './dirty-bitmap.ts';
+import { hwptGetDirtyBitmap, hwptSetDirtyTracking } from './dirty-tracking.ts';
 import { openFaultQueue } from './fault-queue.ts';
 import type { SystemCalls } from './files/system-calls.ts';
 import { NO_USER_DATA } from './hwpt.ts';
@@ -88,6 +90,18 @@ export type VtdInvalidation = {
   pages: U64;
   /** Only the last level of the table has changed. */
   leaf?: boolean;
+};
+
+export type DirtyRequest = {
+  hwptId: number;
+  iova: U64;
+  length: U64;
+  /** Bytes that a bit stands for; 4096 by default. */
+  pageSize?: U64;
+  /** Bits are set here, and none is cleared: bit n % 8 of byte n / 8 for page n of the range. */
+  bitmap: Uint8Array;
+  /** The pages stay dirty for the next read. */
+  keep?: boolean;
 };
 
 /** A page request, as read from a fault queue. */
@@ -236,6 +250,26 @@ export class IommufdClient {
     return this.hwptAlloc(request, request.parentId, hwptFlags(request), data);
   }
 
+  /** Begins or ends the recording of what devices write through a table. @throws {SysError} as `hwptSetDirtyTracking` */
+  hwptSetDirtyTracking(hwptId: number, enable: boolean): void {
+    const flags = enable ? uapi.IOMMU_HWPT_DIRTY_TRACKING_ENABLE : 0;
+    this.call('IOMMU_HWPT_SET_DIRTY_TRACKING', ({ context }) => hwptSetDirtyTracking(context, hwptId, flags));
+  }
+
+  /** Adds what was written since the last read to a bitmap. @throws {SysError} as `hwptGetDirtyBitmap` */
+  hwptGetDirtyBitmap({ hwptId, iova, length, pageSize = 4096, bitmap, keep = false }: DirtyRequest): void {
+    const request = {
+      hwptId,
+      flags: keep ? uapi.IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR : 0,
+      iova: toU64(iova),
+      length: toU64(length),
+      pageSize: toU64(pageSize),
+      data: 0n,
+      memory: arrayMemory(bitmap),
+    };
+    this.call('IOMMU_HWPT_GET_DIRTY_BITMAP', ({ context }) => hwptGetDirtyBitmap(context, request));
+  }
+
   /** @throws {SysError} ENOENT, EOPNOTSUPP */
   hwInfo(deviceId: number): HwInfoResult {
     return this.call('IOMMU_GET_HW_INFO', ({ context }) => getHwInfo(context, deviceId, 0, 0));
@@ -315,6 +349,17 @@ function mapFlags({ readable = true, writable = true }: MapAccess, iova: U64 | u
 
 function hwptFlags({ pasid = false, faultId }: HwptRequest): number {
   return (pasid ? uapi.IOMMU_HWPT_ALLOC_PASID : 0) | (faultId === undefined ? 0 : uapi.IOMMU_HWPT_FAULT_ID_VALID);
+}
+
+/** An array as memory from address 0; what is written past its end is lost. */
+function arrayMemory(bytes: Uint8Array): BitmapMemory {
+  return {
+    read: (address, into) => into.set(bytes.subarray(Number(address), Number(address) + into.length)),
+    write: (address, from) => {
+      const at = Math.min(Number(address), bytes.length);
+      bytes.set(from.subarray(0, bytes.length - at), at);
+    },
+  };
 }
 
 function encode<F extends Fields>(layout: Struct<F>, values: StructValues<F>): Uint8Array {

@@ -33,6 +33,8 @@ const COMMANDS = [
   { request: uapi.IOMMU_GET_HW_INFO, size: 40, min: 32 },
   { request: uapi.IOMMU_HWPT_INVALIDATE, size: 32, min: 32 },
   { request: uapi.IOMMU_FAULT_QUEUE_ALLOC, size: 16, min: 16 },
+  { request: uapi.IOMMU_HWPT_SET_DIRTY_TRACKING, size: 16, min: 16 },
+  { request: uapi.IOMMU_HWPT_GET_DIRTY_BITMAP, size: 48, min: 48 },
 ];
 
 /** Calls with raw bytes at ARGUMENT. */

@@ -7,6 +7,7 @@ import { hex } from '@iommukit/hw';
 import { copyFromUser, copyToUser, isUserZero, SysError } from '@iommukit/iommu-core';
 import { IOMMUFD_CMD_BASE } from '../uapi/request.ts';
 import type { Command, IommufdCaller } from './command.ts';
+import { dirtyCommands } from './dirty.ts';
 import { hwptCommands } from './hwpt.ts';
 import { ioasCommands } from './ioas.ts';
 import { objectCommands } from './objects.ts';
@@ -31,7 +32,12 @@ export class CommandTable {
 /** Number of HW_QUEUE_ALLOC, the kernel's last production command. */
 const LAST_COMMAND = 0x94;
 
-export const productionCommands: readonly Command[] = [objectCommands, ioasCommands, hwptCommands].flat();
+export const productionCommands: readonly Command[] = [
+  objectCommands,
+  ioasCommands,
+  hwptCommands,
+  dirtyCommands,
+].flat();
 
 /**
  * Carries out one ioctl. @returns the result, >= 0

@@ -4,7 +4,18 @@
  * cached, when its page is unpinned.
  */
 
-import { FrameAllocator, NO_PASID, noTrace, PhysicalMemory, Scheduler, toU64, type U64 } from '@iommukit/hw';
+import {
+  FrameAllocator,
+  high32,
+  joinU64,
+  low32,
+  NO_PASID,
+  noTrace,
+  PhysicalMemory,
+  Scheduler,
+  toU64,
+  type U64,
+} from '@iommukit/hw';
 import {
   type AddressSpace,
   type AttachScope,
@@ -12,6 +23,7 @@ import {
   Credentials,
   Device,
   type DirtyTracking,
+  type DirtyVisitor,
   type Domain,
   type FaultGroup,
   type HwInfo,
@@ -155,7 +167,7 @@ export class FakeDomain implements PagingDomain {
   readonly aperture: { first: bigint; last: bigint };
   readonly nestParent: boolean;
   readonly pasidCapable: boolean;
-  readonly dirty: DirtyTracking | null = null;
+  readonly dirty: FakeDirty | null;
   /** Physical byte address and protection behind each unit. */
   readonly units: Map<number, { phys: number; prot: number }> = new Map();
   /** Units that begin a mapping. */
@@ -172,6 +184,7 @@ export class FakeDomain implements PagingDomain {
     this.aperture = options.aperture ?? { first: 0n, last: 0xffff_ffff_ffff_ffffn };
     this.nestParent = options.nestParent ?? false;
     this.pasidCapable = options.pasidCapable ?? false;
+    this.dirty = options.tracks === true ? new FakeDirty(this.pageSizesLg2[0]!) : null;
   }
 
   map(iovaLo: number, iovaHi: number, physLo: number, physHi: number, bytes: number, prot: number): void {
@@ -207,6 +220,7 @@ export class FakeDomain implements PagingDomain {
 
   sync(): void {
     this.cached.clear();
+    this.dirty?.stale.clear();
   }
 
   iovaToPhys(iova: bigint): bigint | null {
@@ -231,7 +245,46 @@ export type FakeDomainOptions = {
   aperture?: { first: bigint; last: bigint };
   nestParent?: boolean;
   pasidCapable?: boolean;
+  /** It can track what is written. */
+  tracks?: boolean;
 };
+
+/** Dirty bits of a table whose leaves are all of the smallest size, by the leaf's number. */
+export class FakeDirty implements DirtyTracking {
+  enabled = false;
+  readonly leaves: Set<number> = new Set();
+  /** Leaves that hardware would not mark again, as it has them cached. */
+  readonly stale: Set<number> = new Set();
+  private readonly leafLg2: number;
+
+  constructor(leafLg2: number) {
+    this.leafLg2 = leafLg2;
+  }
+
+  setEnabled(enabled: boolean): void {
+    this.enabled = enabled;
+  }
+
+  /** A device writes to `iova`. */
+  write(iova: bigint): void {
+    const leaf = Number(iova >> BigInt(this.leafLg2));
+    if (this.enabled && !this.stale.has(leaf)) this.leaves.add(leaf);
+  }
+
+  read(iovaLo: number, iovaHi: number, bytes: number, keep: boolean, visit: DirtyVisitor): void {
+    const size = BigInt(2 ** this.leafLg2);
+    const first = Number(joinU64(iovaLo, iovaHi) / size);
+    const last = Number((joinU64(iovaLo, iovaHi) + BigInt(bytes) - 1n) / size);
+    for (const leaf of [...this.leaves].sort((a, b) => a - b)) {
+      if (leaf < first || leaf > last) continue;
+      const start = BigInt(leaf) * size;
+      visit(low32(start), high32(start), Number(size));
+      if (keep) continue;
+      this.leaves.delete(leaf);
+      this.stale.add(leaf);
+    }
+  }
+}
 
 function unit(lo: number, hi: number): number {
   return ((hi >>> 0) * 4294967296 + (lo >>> 0) - (lo & (UNIT - 1))) / UNIT;
@@ -337,7 +390,12 @@ export class FakeDriver implements IommuDriver {
 
   allocPaging(_device: Device, _kind: 'unmanaged' | 'dma', flags: number): PagingDomain {
     this.kernel.checkpoint('fake_alloc_paging');
-    const options = { ...this.domainOptions, nestParent: (flags & 1) !== 0, pasidCapable: (flags & 8) !== 0 };
+    const options = {
+      ...this.domainOptions,
+      nestParent: (flags & 1) !== 0,
+      tracks: (flags & 2) !== 0,
+      pasidCapable: (flags & 8) !== 0,
+    };
     return this.add(new FakeDomain(this.kernel, this, this.nextId++, options));
   }
 
