@@ -138,6 +138,8 @@ export {
   type PhysicalMemoryOptions,
 } from './memory/physical-memory.ts';
 export type { PageTableFormat } from './page-table/format.ts';
+export { amdv1 } from './page-table/formats/amdv1.ts';
+export { amdv1Mock } from './page-table/formats/amdv1-mock.ts';
 export { vtdSecondStage } from './page-table/formats/vtd-second-stage.ts';
 export { x86_64 } from './page-table/formats/x86-64.ts';
 export { TranslationCache } from './page-table/translation-cache.ts';

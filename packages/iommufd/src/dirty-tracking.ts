@@ -24,7 +24,7 @@ export function hwptSetDirtyTracking(context: IommufdContext, hwptId: number, fl
   const dirty = trackingOf(SET, hwpt);
   const enable = (flags & IOMMU_HWPT_DIRTY_TRACKING_ENABLE) !== 0;
   if (enable) {
-    ioas.table.forEachArea(({ iova, length }) => {
+    ioas.table.space.forEachArea(({ iova, length }) => {
       dirty.read(low32(iova), high32(iova), Number(length), false, () => {});
     });
     domain.sync();
@@ -66,7 +66,7 @@ export function hwptGetDirtyBitmap(context: IommufdContext, request: DirtyBitmap
   const record = (lo: number, hi: number, bytes: number): void => bitmap.record(lo, hi, bytes);
   const keep = (flags & IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR) !== 0;
   let next = iova;
-  for (const area of ioas.table.areasIn(iova, last)) {
+  for (const area of ioas.table.space.areasIn(iova, last)) {
     if (area.iova > next) break;
     const end = lower(area.last, last);
     dirty.read(low32(next), high32(next), Number(end - next + 1n), keep, record);

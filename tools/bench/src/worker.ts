@@ -9,6 +9,8 @@ import {
   ACCESS_READ,
   ACCESS_WRITE,
   AT_UNTRANSLATED,
+  amdv1,
+  amdv1Mock,
   COMPLETION_SUCCESS,
   CONTROL_EXTENDED_ACCESSED,
   CONTROL_NO_EXECUTE,
@@ -70,16 +72,16 @@ function useEverything(): void {
   ];
   const accesses = [0, ACCESS_READ, ACCESS_WRITE, ACCESS_READ | ACCESS_EXECUTE, ACCESS_WRITE | ACCESS_PRIVILEGED];
   const caches = [new TranslationCache(64), new TranslationCache(8)];
-  const tables: PageTableEditor[] = [x86_64, vtdSecondStage].flatMap((format: PageTableFormat) =>
+  const tables: PageTableEditor[] = [x86_64, vtdSecondStage, amdv1, amdv1Mock].flatMap((format: PageTableFormat) =>
     format.levels.map((levels) => new PageTableEditor(kernel, format, levels)),
   );
   for (const [index, table] of tables.entries()) {
     const prot = IOMMU_READ | (index % 2 === 0 ? IOMMU_WRITE : 0);
-    table.map(0, 64, 0, 64, 2 ** 30, prot);
-    table.map(0, 65, 0x200000, 65, 2 ** 21, prot);
-    table.map(0x201000, 65, 0x1000, 0, 3 * 4096, prot);
+    table.map(0, 32, 0, 32, 2 ** 30, prot);
+    table.map(0, 33, 0x200000, 33, 2 ** 21, prot);
+    table.map(0x201000, 33, 0x1000, 0, 3 * 4096, prot);
   }
-  const addresses = [0n, 64n << 32n, 65n << 32n, (65n << 32n) + 0x202000n, (1n << 47n) - 4096n];
+  const addresses = [0n, 32n << 32n, 33n << 32n, (33n << 32n) + 0x202000n, (1n << 47n) - 4096n];
   for (let round = 0; round < 400; round++) {
     for (const [index, table] of tables.entries()) {
       const control = controls[round % controls.length]!;
@@ -89,7 +91,7 @@ function useEverything(): void {
       const pageLow = Number((address >> 12n) & 0x7ffffffn);
       const top = table.levels - 1;
       if (index < 2) x86.walk(table.rootPfn, top, pageHigh, pageLow, access, control);
-      else second.walk(table.rootPfn, top, pageHigh, pageLow, access & 7, control);
+      else if (index < 5) second.walk(table.rootPfn, top, pageHigh, pageLow, access & 7, control);
       nested.walk(GUEST_ROOT, 3, stage2.rootPfn, 3, pageHigh, pageLow, access, control);
       table.iovaToPhys(address);
       for (const cache of caches) {
@@ -102,7 +104,7 @@ function useEverything(): void {
     }
   }
   for (const table of tables) {
-    table.unmap(0, 64, 2 ** 33);
+    table.unmap(0, 32, 2 ** 33);
     table.freeGathered();
     table.free();
   }

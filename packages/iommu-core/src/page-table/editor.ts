@@ -6,7 +6,7 @@
  * the flush.
  */
 
-import { hex, high32, joinU64, low32, type PageTableFormat, pageNumber } from '@iommukit/hw';
+import { hex, high32, joinU64, low32, type PageTableFormat } from '@iommukit/hw';
 import { type DirtyVisitor, IOMMU_READ, IOMMU_WRITE } from '../domain.ts';
 import { SysError } from '../errno.ts';
 import type { Kernel } from '../kernel.ts';
@@ -15,7 +15,7 @@ import { clearEntries, countUsed, fillLeaves } from './leaf-run.ts';
 import { ENTRIES, SPAN, TableTree } from './table-tree.ts';
 
 const LAST_PFN = 2 ** 40 - 1;
-/** Frames of one value of a leaf's high half. */
+/** Physical pages of one value of a leaf's high half. */
 const FRAMES_LOW = 2 ** 20;
 
 export class PageTableEditor extends TableTree {
@@ -28,6 +28,12 @@ export class PageTableEditor extends TableTree {
 
   /** Bit n is set when entries of level n can be leaves. */
   private readonly leafLevels: number;
+  /** Bytes of a page, its log2, and pages of one value of an address's high half. */
+  private readonly pageBytes: number;
+  private readonly pageLg2: number;
+  private readonly pagesLow: number;
+  /** Pages of all addresses of 64 bits. */
+  private readonly spacePages: number;
   /** Last page number of the table's width, and of its lower half where addresses are canonical. */
   private readonly lastPage: number;
   private readonly lastLowerPage: number;
@@ -38,7 +44,7 @@ export class PageTableEditor extends TableTree {
 
   /**
    * @param levels one of `format.levels`
-   * @param pageSizesLg2 the sizes that the hardware has, some of the format's; 4 KiB is always there
+   * @param pageSizesLg2 the sizes that the hardware has, some of the format's; the smallest is always there
    * @throws {SysError} ENOMEM
    */
   constructor(
@@ -50,8 +56,12 @@ export class PageTableEditor extends TableTree {
     super(kernel, format, levels);
     this.lastPage = 2 ** (9 * levels) - 1;
     this.lastLowerPage = format.canonical ? 2 ** (9 * levels - 1) - 1 : this.lastPage;
+    this.pageLg2 = format.pageSizesLg2[0]!;
+    this.pageBytes = 1 << this.pageLg2;
+    this.pagesLow = 1 << (32 - this.pageLg2);
+    this.spacePages = 2 ** (64 - this.pageLg2);
     let leafLevels = 1;
-    for (const size of pageSizesLg2) leafLevels |= 1 << ((size - 12) / 9);
+    for (const size of pageSizesLg2) leafLevels |= 1 << ((size - this.pageLg2) / 9);
     this.leafLevels = leafLevels & ((1 << levels) - 1);
   }
 
@@ -67,13 +77,14 @@ export class PageTableEditor extends TableTree {
    * EEXIST where something is mapped; ENOMEM
    */
   map(iovaLo: number, iovaHi: number, physLo: number, physHi: number, bytes: number, prot: number): void {
-    if (((iovaLo | physLo) & 0xfff) !== 0 || !(bytes > 0) || bytes % 4096 !== 0) {
+    const { pageBytes } = this;
+    if (((iovaLo | physLo) & (pageBytes - 1)) !== 0 || !(bytes > 0) || bytes % pageBytes !== 0) {
       throw new SysError('EINVAL', 'iommu_map', `misaligned: ${range(iovaLo, iovaHi, bytes)}`);
     }
     if ((prot & (IOMMU_READ | IOMMU_WRITE)) === 0) throw new SysError('EINVAL', 'iommu_map', `protection ${hex(prot)}`);
-    const pages = bytes / 4096;
+    const pages = bytes / pageBytes;
     const page = this.pageOf(iovaLo, iovaHi);
-    const pfn = pageNumber(physLo, physHi);
+    const pfn = this.pageNumber(physLo, physHi);
     if (page < 0 || page + (pages - 1) > this.lastOf(page)) {
       throw new SysError('ERANGE', 'iommu_map', `outside the table: ${range(iovaLo, iovaHi, bytes)}`);
     }
@@ -100,8 +111,8 @@ export class PageTableEditor extends TableTree {
     this.lastUnmapped = -1;
     const first = this.pageOf(iovaLo, iovaHi);
     if (first < 0 || !(bytes > 0)) return 0;
-    const last = Math.min(this.lastOf(first), first + Math.ceil(bytes / 4096) - 1);
-    return this.remove(this.rootPfn, this.levels - 1, 0, first, last) * 4096;
+    const last = Math.min(this.lastOf(first), first + Math.ceil(bytes / this.pageBytes) - 1);
+    return this.remove(this.rootPfn, this.levels - 1, 0, first, last) * this.pageBytes;
   }
 
   /**
@@ -113,10 +124,11 @@ export class PageTableEditor extends TableTree {
     if ((prot & (IOMMU_READ | IOMMU_WRITE)) === 0) throw new SysError('EINVAL', 'iommu_map', `protection ${hex(prot)}`);
     const first = this.pageOf(iovaLo, iovaHi);
     if (first < 0 || !(bytes > 0)) return 0;
-    const last = Math.min(this.lastOf(first), first + Math.ceil(bytes / 4096) - 1);
+    const last = Math.min(this.lastOf(first), first + Math.ceil(bytes / this.pageBytes) - 1);
     const { words } = this;
-    const { accessed, dirty, noExecuteHigh } = this.format;
-    const kept = 0xfffff000 | this.large | accessed | dirty;
+    const { accessed, dirty, readHigh, writeHigh, snoopHigh, noExecuteHigh } = this.format;
+    const kept = 0xfffff000 | this.leafMask | accessed | dirty;
+    const keptHigh = ~(readHigh | writeHigh | snoopHigh | noExecuteHigh);
     const low = leafLow(this.format, prot) & ~(accessed | dirty);
     const high = leafHigh(this.format, prot);
     let pages = 0;
@@ -124,12 +136,12 @@ export class PageTableEditor extends TableTree {
       for (let word = start; word < start + 2 * count; word += 2) {
         if (words[word] === 0) continue;
         words[word] = (words[word]! & kept) | low;
-        words[word + 1] = (words[word + 1]! & ~noExecuteHigh) | high;
+        words[word + 1] = (words[word + 1]! & keptHigh) | high;
         pages += span;
       }
       this.memory.noteWrite(start >>> 10);
     });
-    return pages * 4096;
+    return pages * this.pageBytes;
   }
 
   /**
@@ -137,9 +149,10 @@ export class PageTableEditor extends TableTree {
    * range. Clears their dirty bits unless `keep`.
    */
   readDirty(iovaLo: number, iovaHi: number, bytes: number, keep: boolean, visit: DirtyVisitor): void {
+    const { pageBytes } = this;
     const first = this.pageOf(iovaLo, iovaHi);
     if (first < 0 || !(bytes > 0)) return;
-    const last = Math.min(this.lastOf(first), first + Math.ceil(bytes / 4096) - 1);
+    const last = Math.min(this.lastOf(first), first + Math.ceil(bytes / pageBytes) - 1);
     const { words } = this;
     const { dirty } = this.format;
     this.eachRun(first, last, (start, count, page, span) => {
@@ -150,8 +163,8 @@ export class PageTableEditor extends TableTree {
         for (; stop < end && (words[stop]! & dirty) !== 0; stop += 2) if (!keep) words[stop] = words[stop]! & ~dirty;
         if (!keep) this.memory.noteWrite(start >>> 10);
         const at = this.spacePageOf(page + ((word - start) >> 1) * span);
-        const high = Math.floor(at / FRAMES_LOW) | 0;
-        visit((at - (high >>> 0) * FRAMES_LOW) << 12, high, ((stop - word) >> 1) * span * 4096);
+        const high = Math.floor(at / this.pagesLow) | 0;
+        visit((at - (high >>> 0) * this.pagesLow) << this.pageLg2, high, ((stop - word) >> 1) * span * pageBytes);
         word = stop;
       }
     });
@@ -168,7 +181,7 @@ export class PageTableEditor extends TableTree {
       const frame = (this.words[word + 1]! & 0xfffff) * FRAMES_LOW + (low >>> 12);
       pfn = frame + (page - first) - (frame % span);
     });
-    return pfn < 0 ? null : (BigInt(pfn) << 12n) | (iova & 0xfffn);
+    return pfn < 0 ? null : BigInt(pfn) * BigInt(this.pageBytes) + (iova & BigInt(this.pageBytes - 1));
   }
 
   /** Maps `pages` pages within `table`, advancing `mapped`. */
@@ -197,8 +210,8 @@ export class PageTableEditor extends TableTree {
       } else {
         done = Math.min(rest, span - (at % span));
         let entry = words[word]!;
-        if (entry === 0) entry = this.addTable(table, word);
-        else if ((entry & this.large) !== 0 || level === 0) throw this.exists(at);
+        if (entry === 0) entry = this.addTable(table, level, word);
+        else if ((entry & this.leafMask) === this.large) throw this.exists(at);
         this.fill(entry >>> 12, level - 1, at, frame, done);
         index++;
       }
@@ -241,7 +254,7 @@ export class PageTableEditor extends TableTree {
     for (let index = from, word = start; index <= to; index++, word += 2) {
       const entry = words[word]!;
       if (entry === 0) continue;
-      if ((entry & this.large) !== 0) {
+      if ((entry & this.leafMask) === this.large) {
         words[word] = 0;
         words[word + 1] = 0;
         if (leaves++ === 0) firstLeaf = index;
@@ -266,10 +279,10 @@ export class PageTableEditor extends TableTree {
   }
 
   /** The page number within the table's width, or -1 for an address that the table has not. */
-  private pageOf(iovaLo: number, iovaHi: number): number {
-    const page = pageNumber(iovaLo, iovaHi);
+  protected pageOf(iovaLo: number, iovaHi: number): number {
+    const page = this.pageNumber(iovaLo, iovaHi);
     if (page <= this.lastLowerPage) return page;
-    const upper = page - (2 ** 52 - 1 - this.lastPage);
+    const upper = page - (this.spacePages - 1 - this.lastPage);
     return this.format.canonical && upper > this.lastLowerPage ? upper : -1;
   }
 
@@ -280,11 +293,16 @@ export class PageTableEditor extends TableTree {
 
   /** The page number in the 64-bit address space of a page of the table. */
   private spacePageOf(page: number): number {
-    return page <= this.lastLowerPage ? page : page + (2 ** 52 - 1 - this.lastPage);
+    return page <= this.lastLowerPage ? page : page + (this.spacePages - 1 - this.lastPage);
+  }
+
+  private pageNumber(lo: number, hi: number): number {
+    return (hi >>> 0) * this.pagesLow + (lo >>> this.pageLg2);
   }
 
   private exists(page: number): SysError {
-    return new SysError('EEXIST', 'iommu_map', `${hex(BigInt(this.spacePageOf(page)) << 12n)} is mapped`);
+    const address = BigInt(this.spacePageOf(page)) * BigInt(this.pageBytes);
+    return new SysError('EEXIST', 'iommu_map', `${hex(address)} is mapped`);
   }
 }
 

@@ -6,8 +6,8 @@ import { IOMMU_CACHE, IOMMU_NOEXEC, IOMMU_PRIV, IOMMU_READ, IOMMU_WRITE } from '
 /** Low half of a leaf without its address and size, for IOMMU_ bits of which at least one allows to read or write. */
 export function leafLow(format: PageTableFormat, prot: number): number {
   const writable = (prot & IOMMU_WRITE) !== 0;
-  let low = 0;
-  if ((prot & IOMMU_READ) !== 0 || format.read === format.present) low |= format.read;
+  let low = format.leaf;
+  if ((prot & IOMMU_READ) !== 0) low |= format.read;
   if (writable) low |= format.write;
   if ((prot & IOMMU_PRIV) === 0) low |= format.user;
   if ((prot & IOMMU_CACHE) !== 0) low |= format.snoop;
@@ -19,5 +19,10 @@ export function leafLow(format: PageTableFormat, prot: number): number {
 
 /** High half of a leaf without its address. */
 export function leafHigh(format: PageTableFormat, prot: number): number {
-  return (prot & IOMMU_NOEXEC) !== 0 ? format.noExecuteHigh : 0;
+  let high = 0;
+  if ((prot & IOMMU_READ) !== 0) high |= format.readHigh;
+  if ((prot & IOMMU_WRITE) !== 0) high |= format.writeHigh;
+  if ((prot & IOMMU_CACHE) !== 0) high |= format.snoopHigh;
+  if ((prot & IOMMU_NOEXEC) !== 0) high |= format.noExecuteHigh;
+  return high;
 }

@@ -2,7 +2,7 @@
  * The tables of one page table of any format, and its entries one by one: what every editor stands on. Together they are
  * the only code that writes page tables.
  *
- * Page numbers are exact doubles, counted within the table's width. An entry is named by the index of its low word in
+ * A page is the format's smallest. Page numbers are exact doubles, counted within the table's width. An entry is named by the index of its low word in
  * the memory's `words` and is in use when that word is not 0, whether hardware finds it present or not; `used` counts
  * them by table. A table without an entry in use may stand only until the operation that left it so has ended.
  */
@@ -43,6 +43,7 @@ export class TableTree {
   protected readonly words: Int32Array;
   protected readonly used: Uint16Array;
   protected readonly large: number;
+  protected readonly leafMask: number;
   /** Tables out of the tree to which caches of the hardware may still lead. */
   protected readonly gathered: number[] = [];
 
@@ -55,6 +56,7 @@ export class TableTree {
     this.words = kernel.memory.words;
     this.used = countersOf(kernel.memory);
     this.large = format.large;
+    this.leafMask = format.leafMask;
     this.rootPfn = kernel.allocateFrame('page_table');
     this.used[this.rootPfn] = 0;
   }
@@ -64,7 +66,7 @@ export class TableTree {
     let table = this.rootPfn;
     for (let level = this.levels - 1; level > 0; level--) {
       const entry = this.words[wordAt(table, page, level)]!;
-      if (entry === 0 || (entry & this.large) !== 0) return -1;
+      if (entry === 0 || (entry & this.leafMask) === this.large) return -1;
       table = entry >>> 12;
     }
     return wordAt(table, page, 0);
@@ -79,7 +81,7 @@ export class TableTree {
     try {
       for (let level = this.levels - 1; level > 0; level--) {
         const word = wordAt(table, page, level);
-        table = (this.words[word] === 0 ? this.addTable(table, word) : this.words[word]!) >>> 12;
+        table = (this.words[word] === 0 ? this.addTable(table, level, word) : this.words[word]!) >>> 12;
       }
     } catch (error) {
       this.freeEmpty(page, page);
@@ -124,12 +126,13 @@ export class TableTree {
     while (this.gathered.length > but) this.kernel.freeFrame(this.gathered.pop()!);
   }
 
-  /** Puts an empty table behind an unused entry of `table`; gives the entry. @throws {SysError} ENOMEM */
-  protected addTable(table: number, word: number): number {
+  /** Puts an empty table behind an unused entry of `table`, which is of `level`; gives the entry. @throws {SysError} ENOMEM */
+  protected addTable(table: number, level: number, word: number): number {
     const child = this.kernel.allocateFrame('page_table');
-    const entry = (child << 12) | this.format.table;
+    const entry = (child << 12) | (this.format.table + level * this.format.tableLevel);
     this.used[child] = 0;
     this.words[word] = entry;
+    this.words[word + 1] = this.format.tableHigh;
     this.used[table] = this.used[table]! + 1;
     this.memory.noteWrite(table);
     return entry;
@@ -159,7 +162,7 @@ export class TableTree {
     for (let index = from, word = start; index <= to; index++, word += 2) {
       const entry = this.words[word]!;
       if (entry === 0) continue;
-      if ((entry & this.large) !== 0) visit(word, 1, base + index * span, span);
+      if ((entry & this.leafMask) === this.large) visit(word, 1, base + index * span, span);
       else this.visitRuns(entry >>> 12, level - 1, base + index * span, first, last, visit);
     }
   }
@@ -172,7 +175,7 @@ export class TableTree {
     const to = Math.min(ENTRIES - 1, Math.floor((last - base) / span));
     for (let index = from, word = (table << 10) | (from << 1); index <= to; index++, word += 2) {
       const entry = this.words[word]!;
-      if (entry === 0 || (entry & this.large) !== 0) continue;
+      if (entry === 0 || (entry & this.leafMask) === this.large) continue;
       this.prune(entry >>> 12, level - 1, base + index * span, first, last);
       if (this.used[entry >>> 12] === 0) this.unlink(word);
     }
@@ -181,7 +184,7 @@ export class TableTree {
   private freeTable(table: number, level: number): void {
     for (let word = table << 10; level > 0 && word < (table + 1) << 10; word += 2) {
       const entry = this.words[word]!;
-      if (entry !== 0 && (entry & this.large) === 0) this.freeTable(entry >>> 12, level - 1);
+      if (entry !== 0 && (entry & this.leafMask) !== this.large) this.freeTable(entry >>> 12, level - 1);
     }
     this.kernel.freeFrame(table);
   }

@@ -1,14 +1,18 @@
 import {
   ACCESS_READ,
   ACCESS_WRITE,
+  amdv1,
+  amdv1Mock,
   CONTROL_NO_EXECUTE,
   CONTROL_STAGE2_ACCESSED_DIRTY,
   CONTROL_STAGE2_EXECUTE,
   CONTROL_WRITE_PROTECT,
   FrameAllocator,
+  high32,
+  joinU64,
+  low32,
   type PageTableFormat,
   PhysicalMemory,
-  pageNumber,
   Scheduler,
   VtdSecondStageWalker,
   vtdSecondStage,
@@ -23,6 +27,7 @@ import { SysError } from '../../src/errno.ts';
 import { Kernel } from '../../src/kernel.ts';
 import { PageTableEditor } from '../../src/page-table/editor.ts';
 import { type Leaf, readTable } from './leaves.ts';
+import { walkAmdv1 } from './naive-amdv1.ts';
 
 const RW = IOMMU_READ | IOMMU_WRITE;
 const HUGE = 2 ** 18;
@@ -42,7 +47,7 @@ function makeKernel(): Kernel {
 
 type Shape = { name: string; format: PageTableFormat; levels: number };
 
-const shapes: Shape[] = [x86_64, vtdSecondStage].flatMap((format) =>
+const shapes: Shape[] = [x86_64, vtdSecondStage, amdv1, amdv1Mock].flatMap((format) =>
   format.levels.map((levels) => ({ name: `${format.name}, ${levels} levels`, format, levels })),
 );
 
@@ -51,9 +56,12 @@ class Table {
   readonly kernel: Kernel = makeKernel();
   readonly editor: PageTableEditor;
   readonly shape: Shape;
+  /** Bytes of a page. */
+  readonly pageBytes: number;
 
   constructor(shape: Shape, pageSizesLg2?: readonly number[]) {
     this.shape = shape;
+    this.pageBytes = 2 ** shape.format.pageSizesLg2[0]!;
     this.editor = new PageTableEditor(this.kernel, shape.format, shape.levels, pageSizesLg2);
   }
 
@@ -61,21 +69,33 @@ class Table {
   address(page: number): bigint {
     const { format, levels } = this.shape;
     const upper = format.canonical && page >= 2 ** (9 * levels - 1);
-    return BigInt.asUintN(64, (BigInt(page) << 12n) - (upper ? 1n << BigInt(9 * levels + 12) : 0n));
+    return BigInt.asUintN(64, BigInt(page) * BigInt(this.pageBytes) - (upper ? 1n << BigInt(9 * levels + 12) : 0n));
   }
 
   map(page: number, pfn: number, pages: number, prot = RW): void {
     const [lo, hi] = halves(this.address(page));
-    const [physLo, physHi] = halves(BigInt(pfn) << 12n);
-    this.editor.map(lo, hi, physLo, physHi, pages * 4096, prot);
+    const [physLo, physHi] = halves(BigInt(pfn) * BigInt(this.pageBytes));
+    this.editor.map(lo, hi, physLo, physHi, pages * this.pageBytes, prot);
   }
 
   unmap(page: number, pages: number): number {
-    return this.editor.unmap(...halves(this.address(page)), pages * 4096) / 4096;
+    return this.editor.unmap(...halves(this.address(page)), pages * this.pageBytes) / this.pageBytes;
+  }
+
+  protect(page: number, pages: number, prot: number): number {
+    return this.editor.protect(...halves(this.address(page)), pages * this.pageBytes, prot) / this.pageBytes;
   }
 
   contents() {
     return readTable(this.kernel.memory, this.shape.format, this.editor.rootPfn, this.shape.levels);
+  }
+
+  readDirty(first: number, pages: number, keep: boolean, visit: (page: number, pages: number) => void): void {
+    const unit = this.pageBytes;
+    const iova = this.address(first);
+    this.editor.readDirty(low32(iova), high32(iova), pages * unit, keep, (lo, hi, bytes) => {
+      visit(Number(joinU64(lo, hi) / BigInt(unit)), bytes / unit);
+    });
   }
 
   /** Leaves without their flags. */
@@ -92,6 +112,23 @@ class Table {
     }
     return 'ok';
   }
+}
+
+/** A device's access to a page below 2^27, with hardware that keeps dirty bits. */
+function dma(table: Table, page: number, access: number): void {
+  const { memory } = table.kernel;
+  const { rootPfn } = table.editor;
+  const { format, levels } = table.shape;
+  if (isAmd(format)) {
+    expect(walkAmdv1(memory, rootPfn, levels, page, access === ACCESS_WRITE)).not.toBe(null);
+    return;
+  }
+  const walker = new VtdSecondStageWalker(memory);
+  expect(walker.walk(rootPfn, levels - 1, 0, page, access, CONTROL_STAGE2_ACCESSED_DIRTY)).toBe(WALK_OK);
+}
+
+function isAmd(format: PageTableFormat): boolean {
+  return format === amdv1 || format === amdv1Mock;
 }
 
 function halves(address: bigint): [number, number] {
@@ -187,7 +224,9 @@ describe.each(shapes)('PageTableEditor, $name', (shape) => {
           if (probe < 0 || probe >= width) continue;
           const pfn = model.at(probe);
           const address = table.address(probe) | 0x123n;
-          expect(table.editor.iovaToPhys(address)).toBe(pfn === null ? null : (BigInt(pfn) << 12n) | 0x123n);
+          expect(table.editor.iovaToPhys(address)).toBe(
+            pfn === null ? null : BigInt(pfn) * BigInt(table.pageBytes) + 0x123n,
+          );
         }
       }
       table.editor.free();
@@ -195,35 +234,6 @@ describe.each(shapes)('PageTableEditor, $name', (shape) => {
     });
     fc.assert(check, { numRuns: 60 });
     expect(mapped).toBeGreaterThan(60);
-  });
-
-  test('hardware finds what was mapped, with the rights it was mapped with', () => {
-    const table = new Table(shape);
-    const { memory } = table.kernel;
-    const isX86 = shape.format === x86_64;
-    const walker = isX86 ? new X86Walker(memory) : new VtdSecondStageWalker(memory);
-    const control = CONTROL_NO_EXECUTE | CONTROL_WRITE_PROTECT | CONTROL_STAGE2_EXECUTE;
-    const prots = [IOMMU_READ, RW, RW | IOMMU_NOEXEC, RW | IOMMU_CACHE, IOMMU_READ | IOMMU_NOEXEC, IOMMU_WRITE];
-    const rights = [0x55, 0x77, 0x33, 0x77, 0x11, isX86 ? 0x77 : 0x66];
-    prots.forEach((prot, index) => table.map(index * LARGE, 3 * HUGE + index * LARGE, 1, prot));
-    prots.forEach((prot, index) => table.map((8 + index) * LARGE, (32 + index) * LARGE, LARGE, prot));
-    const top = width - 1;
-    table.map(top, 2 ** 40 - 1, 1);
-    for (const [start, sizeLg2, frame] of [
-      [0, 12, 3 * HUGE],
-      [8 * LARGE, 21, 32 * LARGE],
-    ] as const) {
-      prots.forEach((_prot, index) => {
-        expect(walker.walk(table.editor.rootPfn, shape.levels - 1, 0, start + index * LARGE, 0, control)).toBe(WALK_OK);
-        expect([walker.pfn, walker.sizeLg2, walker.rights]).toEqual([frame + index * LARGE, sizeLg2, rights[index]]);
-        expect((walker.leafLow & shape.format.snoop) !== 0).toBe(index === 3 && !isX86);
-      });
-    }
-    const topHigh = Number(table.address(top) >> 39n);
-    expect(walker.walk(table.editor.rootPfn, shape.levels - 1, topHigh, 0x7ffffff, ACCESS_WRITE, control)).toBe(
-      WALK_OK,
-    );
-    expect(walker.pfn).toBe(2 ** 40 - 1);
   });
 
   test('a failure at any allocation leaves the table and the frames as they were', () => {
@@ -286,10 +296,10 @@ describe.each(shapes)('PageTableEditor, $name', (shape) => {
   });
 
   test('uses only the page sizes that it was told of', () => {
-    const table = new Table(shape, [12, 21]);
+    const table = new Table(shape, shape.format.pageSizesLg2.slice(0, 2));
     table.map(0, 0, HUGE);
     expect(table.contents().leaves.map((leaf) => leaf.pages)).toEqual(new Array(512).fill(LARGE));
-    const small = new Table(shape, [12]);
+    const small = new Table(shape, shape.format.pageSizesLg2.slice(0, 1));
     small.map(0, 0, LARGE);
     expect(small.contents().leaves).toHaveLength(LARGE);
   });
@@ -300,11 +310,15 @@ describe.each(shapes)('PageTableEditor, $name', (shape) => {
     expect(table.code(() => table.map(half - 1, 0, 2))).toBe('ERANGE');
     expect(table.code(() => table.map(width - 1, 0, 2))).toBe('ERANGE');
     expect(table.code(() => table.map(0, 2 ** 40 - 1, 2))).toBe('ERANGE');
-    expect(table.code(() => table.editor.map(...halves(BigInt(half) << 12n), 0, 0, 4096, RW))).toBe('ERANGE');
-    expect(table.code(() => table.editor.map(1, 0, 0, 0, 4096, RW))).toBe('EINVAL');
+    const bytes = table.pageBytes;
+    const above = halves(BigInt(half) * BigInt(bytes));
+    expect(table.code(() => table.editor.map(...above, 0, 0, bytes, RW))).toBe('ERANGE');
+    expect(table.code(() => table.editor.map(1, 0, 0, 0, bytes, RW))).toBe('EINVAL');
+    expect(table.code(() => table.editor.map(0, 0, bytes / 2, 0, bytes, RW))).toBe('EINVAL');
+    expect(table.code(() => table.editor.map(0, 0, 0, 0, bytes / 2, RW))).toBe('EINVAL');
     expect(table.code(() => table.editor.map(0, 0, 0, 0, 0, RW))).toBe('EINVAL');
     expect(table.code(() => table.map(0, 0, 1, IOMMU_CACHE))).toBe('EINVAL');
-    expect(table.editor.unmap(...halves(BigInt(half) << 12n), 4096)).toBe(0);
+    expect(table.editor.unmap(...above, bytes)).toBe(0);
     table.map(width - 1, 9, 1);
     expect(table.unmap(width - 1, 2 ** 39)).toBe(1);
   });
@@ -314,37 +328,94 @@ describe.each(shapes)('PageTableEditor, $name', (shape) => {
     table.map(0, 7, 4);
     table.map(2 * LARGE, 2 * LARGE, LARGE);
     const before = table.contents().leaves;
-    const writable = BigInt(shape.format.write);
-    expect(table.editor.protect(0x1000, 0, 2 * 4096, IOMMU_READ)).toBe(2 * 4096);
-    expect(table.editor.protect(2 * LARGE * 4096 + 4096, 0, 4096, IOMMU_READ)).toBe(LARGE * 4096);
+    const writable = BigInt(shape.format.write) | (BigInt(shape.format.writeHigh) << 32n);
+    expect(table.protect(1, 2, IOMMU_READ)).toBe(2);
+    expect(table.protect(2 * LARGE + 1, 1, IOMMU_READ)).toBe(LARGE);
     const after = table.contents().leaves;
     expect(after.map((leaf) => (leaf.entry & writable) !== 0n)).toEqual([true, false, false, true, false]);
     expect(after.map(({ entry, ...leaf }) => leaf)).toEqual(before.map(({ entry, ...leaf }) => leaf));
-    table.editor.protect(0, 0, 4 * LARGE * 4096, RW);
+    table.protect(0, 4 * LARGE, RW);
     expect(table.contents().leaves).toEqual(before);
   });
 });
 
-describe.each(shapes.filter((shape) => shape.format === vtdSecondStage))('dirty tracking, $name', (shape) => {
+describe.each(shapes.filter(({ format }) => !isAmd(format)))('walkers, $name', (shape) => {
+  const width = 2 ** (9 * shape.levels);
+
+  test('hardware finds what was mapped, with the rights it was mapped with', () => {
+    const table = new Table(shape);
+    const { memory } = table.kernel;
+    const isX86 = shape.format === x86_64;
+    const walker = isX86 ? new X86Walker(memory) : new VtdSecondStageWalker(memory);
+    const control = CONTROL_NO_EXECUTE | CONTROL_WRITE_PROTECT | CONTROL_STAGE2_EXECUTE;
+    const prots = [IOMMU_READ, RW, RW | IOMMU_NOEXEC, RW | IOMMU_CACHE, IOMMU_READ | IOMMU_NOEXEC, IOMMU_WRITE];
+    const rights = [0x55, 0x77, 0x33, 0x77, 0x11, isX86 ? 0x77 : 0x66];
+    prots.forEach((prot, index) => table.map(index * LARGE, 3 * HUGE + index * LARGE, 1, prot));
+    prots.forEach((prot, index) => table.map((8 + index) * LARGE, (32 + index) * LARGE, LARGE, prot));
+    const top = width - 1;
+    table.map(top, 2 ** 40 - 1, 1);
+    for (const [start, sizeLg2, frame] of [
+      [0, 12, 3 * HUGE],
+      [8 * LARGE, 21, 32 * LARGE],
+    ] as const) {
+      prots.forEach((_prot, index) => {
+        expect(walker.walk(table.editor.rootPfn, shape.levels - 1, 0, start + index * LARGE, 0, control)).toBe(WALK_OK);
+        expect([walker.pfn, walker.sizeLg2, walker.rights]).toEqual([frame + index * LARGE, sizeLg2, rights[index]]);
+        expect((walker.leafLow & shape.format.snoop) !== 0).toBe(index === 3 && !isX86);
+      });
+    }
+    const topHigh = Number(table.address(top) >> 39n);
+    expect(walker.walk(table.editor.rootPfn, shape.levels - 1, topHigh, 0x7ffffff, ACCESS_WRITE, control)).toBe(
+      WALK_OK,
+    );
+    expect(walker.pfn).toBe(2 ** 40 - 1);
+  });
+});
+
+describe.each(shapes.filter(({ format }) => isAmd(format)))('walks from the specification, $name', (shape) => {
+  const width = 2 ** (9 * shape.levels);
+
+  test('hardware finds what was mapped, with the rights it was mapped with', () => {
+    const table = new Table(shape);
+    const walk = (page: number) => walkAmdv1(table.kernel.memory, table.editor.rootPfn, shape.levels, page);
+    const prots = [IOMMU_READ, RW, IOMMU_WRITE, RW | IOMMU_CACHE, IOMMU_READ | IOMMU_NOEXEC];
+    for (const [start, pages, frame] of [
+      [0, 1, 3 * HUGE],
+      [8 * LARGE, LARGE, 32 * LARGE],
+      [3 * HUGE, HUGE, 5 * HUGE],
+      [width - 6 * LARGE, 1, 2 ** 40 - 6 * LARGE],
+    ] as const) {
+      prots.forEach((prot, index) => {
+        const at = start + index * Math.max(pages, LARGE);
+        const pfn = frame + index * Math.max(pages, LARGE);
+        table.map(at, pfn, pages, prot);
+        expect(walk(at + pages - 1)).toEqual({
+          pfn: pfn + pages - 1,
+          span: pages,
+          read: (prot & IOMMU_READ) !== 0,
+          write: (prot & IOMMU_WRITE) !== 0,
+          forceCoherent: (prot & IOMMU_CACHE) !== 0,
+        });
+      });
+    }
+    expect([walk(1), walk(LARGE + 1), walk(width - 1)]).toEqual([null, null, null]);
+  });
+});
+
+describe.each(shapes.filter(({ format }) => format !== x86_64))('dirty tracking, $name', (shape) => {
   const pages = 3 * LARGE;
   const write = fc.nat(pages - 1);
 
   test('reports exactly the leaves that were written since they were last read', () => {
     const check = fc.property(fc.array(write), fc.array(write), fc.boolean(), (first, second, keep) => {
       const table = new Table(shape);
-      const walker = new VtdSecondStageWalker(table.kernel.memory);
       table.map(0, LARGE, LARGE);
       table.map(LARGE, 7, 2 * LARGE);
       const leafOf = (page: number): [number, number] => (page < LARGE ? [0, LARGE] : [page, 1]);
-      const dma = (page: number, access: number): void => {
-        const control = CONTROL_STAGE2_ACCESSED_DIRTY;
-        expect(walker.walk(table.editor.rootPfn, shape.levels - 1, 0, page, access, control)).toBe(WALK_OK);
-      };
       const dirty = (how: boolean, from = 0, to = pages): Set<number> => {
         const seen = new Set<number>();
-        table.editor.readDirty(from << 12, 0, (to - from) * 4096, how, (lo, hi, bytes) => {
-          const start = pageNumber(lo, hi);
-          for (let page = start; page < start + bytes / 4096; page++) {
+        table.readDirty(from, to - from, how, (start, count) => {
+          for (let page = start; page < start + count; page++) {
             expect(seen.has(page)).toBe(false);
             seen.add(page);
           }
@@ -359,10 +430,10 @@ describe.each(shapes.filter((shape) => shape.format === vtdSecondStage))('dirty 
         }
         return all;
       };
-      for (const page of first) dma(page, ACCESS_WRITE);
-      for (const page of second) dma(page, ACCESS_READ);
+      for (const page of first) dma(table, page, ACCESS_WRITE);
+      for (const page of second) dma(table, page, ACCESS_READ);
       expect(dirty(keep)).toEqual(covering(first));
-      for (const page of second) dma(page, ACCESS_WRITE);
+      for (const page of second) dma(table, page, ACCESS_WRITE);
       expect(dirty(true)).toEqual(covering(keep ? [...first, ...second] : second));
       expect(dirty(false)).toEqual(covering(keep ? [...first, ...second] : second));
       expect(dirty(false)).toEqual(new Set());
@@ -372,11 +443,10 @@ describe.each(shapes.filter((shape) => shape.format === vtdSecondStage))('dirty 
 
   test('a leaf that sticks out of the range is reported whole', () => {
     const table = new Table(shape);
-    const walker = new VtdSecondStageWalker(table.kernel.memory);
     table.map(0, 0, LARGE);
-    walker.walk(table.editor.rootPfn, shape.levels - 1, 0, 3, ACCESS_WRITE, CONTROL_STAGE2_ACCESSED_DIRTY);
+    dma(table, 3, ACCESS_WRITE);
     const seen: number[][] = [];
-    table.editor.readDirty(0x8000, 0, 0x1000, false, (...range) => seen.push(range));
-    expect(seen).toEqual([[0, 0, 0x200000]]);
+    table.readDirty(8, 1, false, (page, pages) => seen.push([page, pages]));
+    expect(seen).toEqual([[0, LARGE]]);
   });
 });

@@ -1,4 +1,7 @@
-/** A page table as a list of its leaves, read entry by entry over bigints, with what must hold of its tables. */
+/**
+ * A page table as a list of its leaves, read entry by entry over bigints, with what must hold of its tables. Pages are
+ * the format's smallest.
+ */
 
 import type { PageTableFormat, PhysicalMemory } from '@iommukit/hw';
 
@@ -26,7 +29,7 @@ export function readTable(
       if (entry === 0n) return;
       used++;
       const first = base + index * span;
-      if (level > 0 && (entry & BigInt(format.large)) === 0n) {
+      if (level > 0 && (entry & BigInt(format.leafMask)) !== BigInt(format.large)) {
         visit(Number((entry & ADDRESS) >> 12n), level - 1, first);
       } else {
         const address = entry & ADDRESS & ~(BigInt(span) * 4096n - 1n);
