@@ -5,7 +5,7 @@
 
 import { toU64, type U64, U64_MAX } from '@iommukit/hw';
 import type { Fields, Struct, StructValues, UserData } from '@iommukit/iommu-core';
-import type { BitmapMemory } from './dirty-bitmap.ts';
+import { arrayMemory } from './dirty-bitmap.ts';
 import { hwptGetDirtyBitmap, hwptSetDirtyTracking } from './dirty-tracking.ts';
 import { openFaultQueue } from './fault-queue.ts';
 import type { SystemCalls } from './files/system-calls.ts';
@@ -27,6 +27,7 @@ import {
 import type { IovaRange } from './ioas/reserved.ts';
 import type { IommufdCaller } from './ioctl/command.ts';
 import { iommufdFileOf } from './iommufd-file.ts';
+import { hugePagesOption, rlimitModeOption } from './options.ts';
 import * as uapi from './uapi/iommufd.ts';
 
 /** What the mapping allows; both by default. */
@@ -250,6 +251,26 @@ export class IommufdClient {
     return this.hwptAlloc(request, request.parentId, hwptFlags(request), data);
   }
 
+  /** Whether pinned pages are charged to the user or to the address space alone. */
+  rlimitMode(): 'user' | 'mm' {
+    return this.option(({ context, process }) => (rlimitModeOption(context, process).get() === 1n ? 'mm' : 'user'));
+  }
+
+  /** @throws {SysError} EPERM no CAP_SYS_RESOURCE; EBUSY there are objects */
+  setRlimitMode(mode: 'user' | 'mm'): void {
+    this.option(({ context, process }) => rlimitModeOption(context, process).set(mode === 'mm' ? 1n : 0n));
+  }
+
+  /** Whether hardware page tables of an IOAS use large pages. @throws {SysError} ENOENT */
+  hugePages(ioasId: number): boolean {
+    return this.option(({ context }) => hugePagesOption(context, ioasId).get() === 1n);
+  }
+
+  /** @throws {SysError} ENOENT; EINVAL there are mappings in a table; EADDRINUSE mappings are not of whole pages */
+  setHugePages(ioasId: number, on: boolean): void {
+    this.option(({ context }) => hugePagesOption(context, ioasId).set(on ? 1n : 0n));
+  }
+
   /** Begins or ends the recording of what devices write through a table. @throws {SysError} as `hwptSetDirtyTracking` */
   hwptSetDirtyTracking(hwptId: number, enable: boolean): void {
     const flags = enable ? uapi.IOMMU_HWPT_DIRTY_TRACKING_ENABLE : 0;
@@ -324,6 +345,10 @@ export class IommufdClient {
     });
   }
 
+  private option<T>(body: (caller: IommufdCaller) => T): T {
+    return this.call('IOMMU_OPTION', body);
+  }
+
   private call<T>(name: string, body: (caller: IommufdCaller) => T): T {
     return this.caller.context.kernel.call(name, () => body(this.caller));
   }
@@ -349,17 +374,6 @@ function mapFlags({ readable = true, writable = true }: MapAccess, iova: U64 | u
 
 function hwptFlags({ pasid = false, faultId }: HwptRequest): number {
   return (pasid ? uapi.IOMMU_HWPT_ALLOC_PASID : 0) | (faultId === undefined ? 0 : uapi.IOMMU_HWPT_FAULT_ID_VALID);
-}
-
-/** An array as memory from address 0; what is written past its end is lost. */
-function arrayMemory(bytes: Uint8Array): BitmapMemory {
-  return {
-    read: (address, into) => into.set(bytes.subarray(Number(address), Number(address) + into.length)),
-    write: (address, from) => {
-      const at = Math.min(Number(address), bytes.length);
-      bytes.set(from.subarray(0, bytes.length - at), at);
-    },
-  };
 }
 
 function encode<F extends Fields>(layout: Struct<F>, values: StructValues<F>): Uint8Array {

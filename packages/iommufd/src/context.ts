@@ -10,6 +10,7 @@ import type { AccountMode } from './ioas/accounting.ts';
 import { RegisteredMemory } from './ioas/registered-memory.ts';
 import { ObjectTable } from './object-table.ts';
 import type { IommufdEvent } from './trace.ts';
+import { CompatIoas } from './type1/compat-ioas.ts';
 
 export type IommufdOptions = {
   kernel: Kernel;
@@ -30,6 +31,7 @@ export class IommufdContext {
   /** Groups that have a bound device. */
   readonly groups: Map<IommuGroup, DeviceGroup> = new Map();
   readonly registered: RegisteredMemory;
+  readonly compatIoas: CompatIoas = new CompatIoas();
   private readonly onEnd: () => void;
   private holders = 1;
   private pageGroups = 0;

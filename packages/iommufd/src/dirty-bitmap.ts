@@ -117,3 +117,14 @@ function merge(memory: BitmapMemory, address: bigint, bits: Uint8Array): void {
     if (!(error instanceof SysError)) throw error;
   }
 }
+
+/** An array as memory from address 0; what is written past its end is lost. */
+export function arrayMemory(bytes: Uint8Array): BitmapMemory {
+  return {
+    read: (address, into) => into.set(bytes.subarray(Number(address), Number(address) + into.length)),
+    write: (address, from) => {
+      const at = Math.min(Number(address), bytes.length);
+      bytes.set(from.subarray(0, bytes.length - at), at);
+    },
+  };
+}

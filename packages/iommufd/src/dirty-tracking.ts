@@ -65,12 +65,12 @@ export function hwptGetDirtyBitmap(context: IommufdContext, request: DirtyBitmap
   const bitmap = new DirtyBitmap({ memory, address: data, iova, last, pageSize });
   const record = (lo: number, hi: number, bytes: number): void => bitmap.record(lo, hi, bytes);
   const keep = (flags & IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR) !== 0;
-  let next = iova;
-  for (const area of ioas.table.space.areasIn(iova, last)) {
-    if (area.iova > next) break;
-    const end = lower(area.last, last);
-    dirty.read(low32(next), high32(next), Number(end - next + 1n), keep, record);
-    next = end + 1n;
+  try {
+    ioas.table.space.forEachPart(GET, iova, last, (_area, first, end) => {
+      dirty.read(low32(first), high32(first), Number(end - first + 1n), keep, record);
+    });
+  } catch (error) {
+    if (!(error instanceof SysError) || error.code !== 'ENOENT') throw error;
   }
   bitmap.flush();
   if (!keep) domain.sync();
@@ -91,8 +91,4 @@ function checkRange({ iova, length, pageSize }: DirtyBitmapRequest, alignment: n
     throw new SysError('EINVAL', GET, `${range} in pages of ${hex(pageSize)}, aligned to ${hex(alignment)}`);
   }
   return last;
-}
-
-function lower(a: bigint, b: bigint): bigint {
-  return a < b ? a : b;
 }

@@ -70,6 +70,8 @@ export class HwptPaging extends HwptBase {
   readonly domain: PagingDomain;
   /** Made by attaching an IOAS: goes with its last attachment, and is never a parent. */
   readonly auto: boolean;
+  /** What devices say of snooping CPU caches is overruled; decided by the device that it was made for. */
+  enforcesCoherency = false;
 
   constructor(id: number, ioas: Ioas, domain: PagingDomain, flags: number, auto: boolean) {
     super(id, flags);
@@ -155,6 +157,7 @@ export function allocPaging(
       throw error;
     }
     const hwpt = new HwptPaging(id, ioas, domain, flags, auto);
+    hwpt.enforcesCoherency = device.capable('enforce-cache-coherency');
     traceAlloc(context, hwpt, ioas.id, 'paging');
     return hwpt;
   });

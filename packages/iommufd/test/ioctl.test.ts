@@ -35,6 +35,8 @@ const COMMANDS = [
   { request: uapi.IOMMU_FAULT_QUEUE_ALLOC, size: 16, min: 16 },
   { request: uapi.IOMMU_HWPT_SET_DIRTY_TRACKING, size: 16, min: 16 },
   { request: uapi.IOMMU_HWPT_GET_DIRTY_BITMAP, size: 48, min: 48 },
+  { request: uapi.IOMMU_OPTION, size: 24, min: 24 },
+  { request: uapi.IOMMU_VFIO_IOAS, size: 12, min: 12 },
 ];
 
 /** Calls with raw bytes at ARGUMENT. */
@@ -54,7 +56,7 @@ describe('dispatch', () => {
     const host = new Host();
     expect(raw(host, 0x3b95, sized(8))).toBe(ENOTTY);
     expect(raw(host, 0x3bff, sized(8))).toBe(ENOTTY);
-    expect(raw(host, 0x3b70, sized(8))).toBe(ENOTTY);
+    expect(raw(host, 0x3b6b, sized(8))).toBe(ENOTTY);
     // The right number under another type, and production commands that are not here.
     expect(raw(host, 0x3c81, sized(12))).toBe(ENOTTY);
     expect(raw(host, 0x8000_3b81, sized(12))).toBe(ENOTTY);

@@ -12,6 +12,8 @@ export type IommufdCaller = Caller & { readonly context: IommufdContext };
 export type Outcome = {
   /** The structure is stored back, unless this is false. */
   answers?: boolean;
+  /** Byte from which it is stored back; 0 by default. */
+  answersFrom?: number;
   /** The call fails, though it answers. */
   failure?: SysError | null;
   /** What ioctl(2) returns; 0 by default. */

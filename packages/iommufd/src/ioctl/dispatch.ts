@@ -11,6 +11,8 @@ import { dirtyCommands } from './dirty.ts';
 import { hwptCommands } from './hwpt.ts';
 import { ioasCommands } from './ioas.ts';
 import { objectCommands } from './objects.ts';
+import { optionCommands } from './option.ts';
+import { type1Commands, type1Ioctl } from './type1.ts';
 
 /** The commands that an open file answers to. */
 export class CommandTable {
@@ -37,6 +39,8 @@ export const productionCommands: readonly Command[] = [
   ioasCommands,
   hwptCommands,
   dirtyCommands,
+  optionCommands,
+  type1Commands,
 ].flat();
 
 /**
@@ -47,7 +51,7 @@ export const productionCommands: readonly Command[] = [
 export function iommufdIoctl(commands: CommandTable, caller: IommufdCaller, request: number, argument: bigint): number {
   const { addressSpace } = caller.process;
   const slot = (request & 0xff) - IOMMUFD_CMD_BASE;
-  if (slot < 0 || slot >= commands.slots) throw notty(request);
+  if (slot < 0 || slot >= commands.slots) return type1Ioctl(caller, request, argument);
   const userSize = new DataView(copyFromUser(addressSpace, argument, 4).buffer).getUint32(0, true);
   const command = commands.find(request);
   if (command === undefined) throw notty(request);
@@ -60,9 +64,9 @@ export function iommufdIoctl(commands: CommandTable, caller: IommufdCaller, requ
   }
   const bytes = new Uint8Array(command.size);
   bytes.set(copyFromUser(addressSpace, argument, known));
-  const { answers = true, failure = null, result = 0, undo } = command.run(caller, bytes);
+  const { answers = true, answersFrom = 0, failure = null, result = 0, undo } = command.run(caller, bytes);
   try {
-    if (answers) copyToUser(addressSpace, argument, bytes.subarray(0, known));
+    if (answers) copyToUser(addressSpace, argument + BigInt(answersFrom), bytes.subarray(answersFrom, known));
   } catch (error) {
     undo?.();
     throw error;
