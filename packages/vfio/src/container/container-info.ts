@@ -1,9 +1,14 @@
-/** What VFIO_IOMMU_GET_INFO says of a container (Linux: iommufd_vfio_iommu_get_info, drivers/iommu/iommufd/vfio_compat.c). */
+/** What VFIO_IOMMU_GET_INFO says of a container: what it says of any IOAS, and what guests' tables are nested on. */
 
 import { IOMMU_PASID_FORMAT_INTEL_VTD } from '@iommukit/iommu-core';
-import { IOMMU_HW_INFO_TYPE_INTEL_VTD, type IovaRange, ioasIovaRanges, iommuHwInfoVtd } from '@iommukit/iommufd';
+import {
+  IOMMU_HW_INFO_TYPE_INTEL_VTD,
+  iommuHwInfoVtd,
+  type Type1Info,
+  type1Capabilities,
+  type1Info,
+} from '@iommukit/iommufd';
 import type { InfoCapability } from '../info-capability.ts';
-import * as uapi from '../uapi/container.ts';
 import * as nesting from '../uapi/nesting.ts';
 import type { VfioContainer } from './container.ts';
 
@@ -18,34 +23,20 @@ export type NestingInfo = {
   readonly extendedCapability: bigint;
 };
 
-export type ContainerInfo = {
-  /** Bit n: pages of 2^n bytes. */
-  readonly pageSizes: bigint;
-  /** What can be mapped. */
-  readonly ranges: readonly IovaRange[];
+export type ContainerInfo = Type1Info & {
   /** Null when the container is not of the nesting type, or its unit is not VT-d. */
   readonly nesting: NestingInfo | null;
 };
 
-/** Mappings that can still be made: there is no limit. */
-const UNLIMITED = 0xffff_ffff;
-
 /** @throws {SysError} ENODEV no IOMMU is set */
 export function containerInfo(container: VfioContainer): ContainerInfo {
-  const { ioas, hwpt } = container.iommu;
-  const { ranges } = ioasIovaRanges(ioas.context, ioas.id);
-  const pageSizes = hwpt.domain.pageSizesLg2.reduce((sizes, lg2) => sizes | (1n << BigInt(lg2)), 0n);
-  return { pageSizes, ranges, nesting: nestingInfo(container) };
+  return { ...type1Info(container.iommu.ioas), nesting: nestingInfo(container) };
 }
 
 /** As the chain behind struct vfio_iommu_type1_info. */
-export function infoCapabilities({ ranges, nesting: nests }: ContainerInfo): InfoCapability[] {
-  const avail = new Uint8Array(uapi.vfioDmaAvail.size);
-  uapi.vfioDmaAvail.write({ avail: UNLIMITED }, avail);
-  const capabilities = [
-    { id: uapi.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, version: 1, data: avail },
-    { id: uapi.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, version: 1, data: encodeRanges(ranges) },
-  ];
+export function infoCapabilities(info: ContainerInfo): InfoCapability[] {
+  const capabilities: InfoCapability[] = type1Capabilities(info);
+  const { nesting: nests } = info;
   if (nests !== null) {
     capabilities.push({ id: nesting.VFIO_IOMMU_TYPE1_INFO_CAP_NESTING, version: 1, data: encodeNesting(nests) });
   }
@@ -67,17 +58,6 @@ function nestingInfo(container: VfioContainer): NestingInfo | null {
     capability: capReg,
     extendedCapability: ecapReg,
   };
-}
-
-function encodeRanges(ranges: readonly IovaRange[]): Uint8Array {
-  const head = uapi.vfioIovaRangeHead;
-  const { size } = uapi.vfioIovaRange;
-  const bytes = new Uint8Array(head.size + ranges.length * size);
-  head.write({ nrIovas: ranges.length, reserved: 0 }, bytes);
-  ranges.forEach(({ start, last }, index) => {
-    uapi.vfioIovaRange.write({ start, end: last }, bytes, head.size + index * size);
-  });
-  return bytes;
 }
 
 function encodeNesting(info: NestingInfo): Uint8Array {

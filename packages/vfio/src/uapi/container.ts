@@ -1,78 +1,47 @@
 /**
- * Numbers and layouts of include/uapi/linux/vfio.h (Linux 5.10 to 7.2) for groups, containers and the type1 IOMMU. The
- * files share numbers with device files and tell them apart by what they are.
+ * Numbers and layouts of include/uapi/linux/vfio.h (Linux 5.10 to 7.2) for groups and containers; what containers share
+ * with /dev/iommu comes from there. The files share numbers with device files and tell them apart by what they are.
  */
 
 import { type Struct, struct } from '@iommukit/iommufd';
 
-export const VFIO_API_VERSION = 0;
+export {
+  VFIO_API_VERSION,
+  VFIO_CHECK_EXTENSION,
+  VFIO_DMA_CC_IOMMU,
+  VFIO_DMA_MAP_FLAG_READ,
+  VFIO_DMA_MAP_FLAG_VADDR,
+  VFIO_DMA_MAP_FLAG_WRITE,
+  VFIO_DMA_UNMAP_FLAG_ALL,
+  VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP,
+  VFIO_GET_API_VERSION,
+  VFIO_IOMMU_GET_INFO,
+  VFIO_IOMMU_INFO_CAPS,
+  VFIO_IOMMU_INFO_PGSIZES,
+  VFIO_IOMMU_MAP_DMA,
+  VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE,
+  VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL,
+  VFIO_IOMMU_UNMAP_DMA,
+  VFIO_NOIOMMU_IOMMU,
+  VFIO_SET_IOMMU,
+  VFIO_TYPE1_IOMMU,
+  VFIO_TYPE1_NESTING_IOMMU,
+  VFIO_TYPE1v2_IOMMU,
+  VFIO_UNMAP_ALL,
+  vfioDmaAvail,
+  vfioIommuType1DmaMap,
+  vfioIommuType1DmaUnmap,
+  vfioIommuType1Info,
+  vfioIovaRange,
+  vfioIovaRangeHead,
+} from '@iommukit/iommufd';
 
-export const VFIO_GET_API_VERSION = 0x3b64;
-export const VFIO_CHECK_EXTENSION = 0x3b65;
-export const VFIO_SET_IOMMU = 0x3b66;
 export const VFIO_GROUP_GET_STATUS = 0x3b67;
 export const VFIO_GROUP_SET_CONTAINER = 0x3b68;
 export const VFIO_GROUP_UNSET_CONTAINER = 0x3b69;
 export const VFIO_GROUP_GET_DEVICE_FD = 0x3b6a;
-export const VFIO_IOMMU_GET_INFO = 0x3b70;
-export const VFIO_IOMMU_MAP_DMA = 0x3b71;
-export const VFIO_IOMMU_UNMAP_DMA = 0x3b72;
-
-/** Extensions, of which the first ones are also types of IOMMU. */
-export const VFIO_TYPE1_IOMMU = 1;
-export const VFIO_TYPE1v2_IOMMU = 3;
-export const VFIO_DMA_CC_IOMMU = 4;
-export const VFIO_TYPE1_NESTING_IOMMU = 6;
-export const VFIO_NOIOMMU_IOMMU = 8;
-export const VFIO_UNMAP_ALL = 9;
 
 export const VFIO_GROUP_FLAGS_VIABLE = 1;
 export const VFIO_GROUP_FLAGS_CONTAINER_SET = 2;
 
-export const VFIO_IOMMU_INFO_PGSIZES = 1;
-export const VFIO_IOMMU_INFO_CAPS = 2;
-export const VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE = 1;
-export const VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL = 3;
-
-export const VFIO_DMA_MAP_FLAG_READ = 1;
-export const VFIO_DMA_MAP_FLAG_WRITE = 2;
-export const VFIO_DMA_MAP_FLAG_VADDR = 4;
-export const VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP = 1;
-export const VFIO_DMA_UNMAP_FLAG_ALL = 2;
-
-type U32 = 'u32';
-type U64 = 'u64';
-
-export const vfioGroupStatus: Struct<{ argsz: U32; flags: U32 }> = struct({ argsz: 'u32', flags: 'u32' });
-
-export const vfioIommuType1Info: Struct<{
-  argsz: U32;
-  flags: U32;
-  iovaPgsizes: U64;
-  capOffset: U32;
-  pad: U32;
-}> = struct({ argsz: 'u32', flags: 'u32', iovaPgsizes: 'u64', capOffset: 'u32', pad: 'u32' });
-
-/** Behind the header of the IOVA-range capability; `nrIovas` ranges follow. */
-export const vfioIovaRangeHead: Struct<{ nrIovas: U32; reserved: U32 }> = struct({ nrIovas: 'u32', reserved: 'u32' });
-
-/** `end` is the last address. */
-export const vfioIovaRange: Struct<{ start: U64; end: U64 }> = struct({ start: 'u64', end: 'u64' });
-
-/** Behind the header of the capability that says how many mappings can still be made. */
-export const vfioDmaAvail: Struct<{ avail: U32 }> = struct({ avail: 'u32' });
-
-export const vfioIommuType1DmaMap: Struct<{
-  argsz: U32;
-  flags: U32;
-  vaddr: U64;
-  iova: U64;
-  size: U64;
-}> = struct({ argsz: 'u32', flags: 'u32', vaddr: 'u64', iova: 'u64', size: 'u64' });
-
-export const vfioIommuType1DmaUnmap: Struct<{ argsz: U32; flags: U32; iova: U64; size: U64 }> = struct({
-  argsz: 'u32',
-  flags: 'u32',
-  iova: 'u64',
-  size: 'u64',
-});
+export const vfioGroupStatus: Struct<{ argsz: 'u32'; flags: 'u32' }> = struct({ argsz: 'u32', flags: 'u32' });

@@ -2,6 +2,8 @@
 
 import { type Struct, struct } from '@iommukit/iommufd';
 
+export { vfioInfoCapHeader } from '@iommukit/iommufd';
+
 export const VFIO_DEVICE_GET_INFO = 0x3b6b;
 export const VFIO_DEVICE_GET_REGION_INFO = 0x3b6c;
 export const VFIO_DEVICE_GET_IRQ_INFO = 0x3b6d;
@@ -98,13 +100,6 @@ export const vfioRegionInfo: Struct<{
   size: U64;
   offset: U64;
 }> = struct({ argsz: 'u32', flags: 'u32', index: 'u32', capOffset: 'u32', size: 'u64', offset: 'u64' });
-
-/** Head of each entry of a capability chain; `next` counts from the start of the information structure. */
-export const vfioInfoCapHeader: Struct<{ id: 'u16'; version: 'u16'; next: U32 }> = struct({
-  id: 'u16',
-  version: 'u16',
-  next: 'u32',
-});
 
 /** The sparse-mmap capability, which is followed by `nrAreas` areas. */
 export const vfioRegionSparseMmap: Struct<{
