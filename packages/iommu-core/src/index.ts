@@ -2,7 +2,7 @@ export { attachGroup, detachGroup, type RidScope, replaceGroup } from './attach.
 export type { AttachHandle } from './attach-handle.ts';
 export { authorizePasid, deauthorizePasid, routePasid, unroutePasid } from './authorization.ts';
 export { AuxDomains } from './aux-domains.ts';
-export { Device } from './device.ts';
+export { Device, type DmaMaster } from './device.ts';
 export { claimDmaOwner, releaseDmaOwner, unuseDefaultDomain, useDefaultDomain } from './dma-ownership.ts';
 export {
   type DirtyTracking,

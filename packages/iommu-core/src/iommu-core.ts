@@ -6,7 +6,7 @@
 import { joinU64, noTrace, type TraceSink } from '@iommukit/hw';
 import { setCoreDomain, setGroupDomain } from './attach.ts';
 import { AuxDomains } from './aux-domains.ts';
-import { Device } from './device.ts';
+import { Device, type DmaMaster } from './device.ts';
 import type { Domain, PagingDomain } from './domain.ts';
 import { SysError } from './errno.ts';
 import { dropFeatures } from './features.ts';
@@ -18,7 +18,7 @@ import { DeviceFaults } from './iommu-uapi/device-faults.ts';
 import { GuestPasids } from './iommu-uapi/guest-pasids.ts';
 import type { Kernel } from './kernel.ts';
 import { isolationSet } from './pci/isolation.ts';
-import type { PciDevice } from './pci/pci-device.ts';
+import { PciDevice } from './pci/pci-device.ts';
 import { Sva } from './sva.ts';
 import type { IommuEvent } from './trace.ts';
 
@@ -47,7 +47,7 @@ export class IommuCore {
   readonly guestPasids: GuestPasids;
   readonly groups: IommuGroup[] = [];
   private readonly defaultKind: DefaultDomainKind;
-  private readonly devices = new Map<PciDevice, Device>();
+  private readonly devices = new Map<DmaMaster, Device>();
   private nextGroup = 0;
 
   constructor(options: IommuCoreOptions) {
@@ -64,20 +64,20 @@ export class IommuCore {
     this.guestPasids = new GuestPasids(this.kernel, this.ioasids, this.deviceFaults);
   }
 
-  /** The device of a PCI function, or null when it is not under this core. */
-  deviceOf(pci: PciDevice): Device | null {
-    return this.devices.get(pci) ?? null;
+  /** What this core has of a PCI function or another bus's device, or null when it is not under control. */
+  deviceOf(master: DmaMaster): Device | null {
+    return this.devices.get(master) ?? null;
   }
 
   /**
-   * Takes a function under control: probes it, finds its group and attaches the default domain.
+   * Takes a PCI function, or a device of another bus, under control: probes it, finds its group and attaches the default domain.
    * @throws {SysError} ENODEV no unit is in charge of it; EEXIST it is under control; ENOMEM; and the driver's errors
    */
-  addDevice(pci: PciDevice): Device {
-    if (this.devices.has(pci)) throw new SysError('EEXIST', 'iommu_probe_device', `${pci.name} is under control`);
+  addDevice(master: DmaMaster): Device {
+    if (this.devices.has(master)) throw new SysError('EEXIST', 'iommu_probe_device', `${master.name} is under control`);
     this.kernel.checkpoint('iommu_probe_device');
-    const group = this.groupFor(pci);
-    const device = new Device(group, this.driver, pci);
+    const group = this.groupFor(master);
+    const device = new Device(group, this.driver, master);
     this.driver.probeDevice(device);
     group.devices.push(device);
     try {
@@ -89,7 +89,7 @@ export class IommuCore {
       throw error;
     }
     if (group.devices.length === 1) this.groups.push(group);
-    this.devices.set(pci, device);
+    this.devices.set(master, device);
     if (this.trace.enabled) this.trace.emit({ name: 'add_device_to_group', group: group.id, rid: device.rid });
     return device;
   }
@@ -110,7 +110,7 @@ export class IommuCore {
     device.faults.close();
     this.driver.releaseDevice(device);
     group.devices.splice(group.devices.indexOf(device), 1);
-    this.devices.delete(device.pci);
+    this.devices.delete(device.master);
     if (this.trace.enabled) this.trace.emit({ name: 'remove_device_from_group', group: group.id, rid: device.rid });
     if (group.devices.length > 0) return;
     this.groups.splice(this.groups.indexOf(group), 1);
@@ -130,8 +130,10 @@ export class IommuCore {
     return null;
   }
 
-  private groupFor(pci: PciDevice): IommuGroup {
-    for (const neighbour of isolationSet(pci)) {
+  /** What is on no fabric that could mix its requests up is alone in its group (Linux: generic_device_group). */
+  private groupFor(master: DmaMaster): IommuGroup {
+    const neighbours = master instanceof PciDevice ? isolationSet(master) : [];
+    for (const neighbour of neighbours) {
       const group = this.devices.get(neighbour)?.group;
       if (group !== undefined) return group;
     }

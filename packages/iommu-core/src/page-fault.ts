@@ -153,10 +153,17 @@ export class FaultReports {
     return taken;
   }
 
-  /** The attachment that a request with `pasid` hits: the PASID's own, else one that takes all PASIDs. */
+  /**
+   * The attachment that a request with `pasid` hits: the PASID's own, else one that takes all PASIDs. That is also a
+   * nested table without PASID where the user's memory has the PASID table.
+   */
   private findHandle(pasid: number): AttachHandle | null {
     const { group } = this.device;
-    if (pasid === NO_PASID) return group.ridHandle;
-    return group.pasidHandles.get(pasid) ?? (group.ridScope === 'all-pasids' ? group.ridHandle : null);
+    const { ridHandle, ridScope } = group;
+    if (pasid === NO_PASID) return ridHandle;
+    const own = group.pasidHandles.get(pasid);
+    if (own !== undefined) return own;
+    const isUsers = ridHandle?.domain.kind === 'nested' && this.device.capable('user-pasid-table');
+    return ridScope === 'all-pasids' || isUsers ? ridHandle : null;
   }
 }

@@ -38,7 +38,7 @@ function finishReset(device: Device): void {
 export function resetDevice(device: Device): void {
   prepareReset(device);
   try {
-    device.pci.reset();
+    device.master.reset();
     device.driver.functionReset(device);
   } finally {
     finishReset(device);

@@ -35,3 +35,10 @@ test('a machine and its operating system need one line each, and DMA goes throug
   expect(write()).toBe(0n);
   expect(memory.load(BigInt(pfn) << 12n, 4)).toBe(0x5an);
 });
+
+test('a device of another bus is none for a driver of PCI functions', () => {
+  const host = new Host(new Machine());
+  const master = { name: 'other0', rid: 0, pasidFeatures: 0, sharesPageRequests: false, reset() {} };
+  expect(refusal(() => host.core.addDevice(master))).toBe('ENODEV');
+  expect([host.core.deviceOf(master), host.core.groups]).toEqual([null, []]);
+});

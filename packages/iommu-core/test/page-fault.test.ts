@@ -4,6 +4,7 @@ import {
   attachDevicePasid,
   attachGroup,
   detachDevicePasid,
+  detachGroup,
   type FaultGroup,
   type PageFault,
   replaceDevicePasid,
@@ -99,6 +100,24 @@ describe('page faults', () => {
     attachGroup(group, { domain });
     expect(refusal(() => device.faults.report(fault(5, 1, true)))).toBe('EINVAL');
     expect(delivered).toHaveLength(0);
+  });
+
+  test("a nested table takes the faults of PASIDs without an attachment where their table is the user's", () => {
+    const { device, delivered, domain, driver, group } = setUp();
+    driver.capabilities.add('user-pasid-table');
+    attachGroup(group, { domain });
+    expect(refusal(() => device.faults.report(fault(5, 1, true)))).toBe('EINVAL');
+    detachGroup(group);
+    const nested = driver.domain(['rid', 'pasid'], 'nested');
+    nested.faultHandler = domain.faultHandler;
+    const handle = { domain: nested };
+    attachGroup(group, handle);
+    attachDevicePasid(device, 6, { domain });
+    device.faults.report(fault(5, 1, true));
+    device.faults.report(fault(6, 2, true));
+    expect(delivered.map((one) => one.handle)).toEqual([handle, group.pasidHandles.get(6)]);
+    driver.capabilities.clear();
+    expect(refusal(() => device.faults.report(fault(5, 3, true)))).toBe('EINVAL');
   });
 
   test('a handler that fails, or memory that does, answers FAILURE', () => {

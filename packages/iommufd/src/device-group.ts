@@ -180,9 +180,9 @@ export class DeviceGroup {
 
   /** Checks that `hwpt` fits, then makes the handle of its attachment. */
   private makeHandle(call: string, device: IommufdDevice, pasid: number, hwpt: Hwpt): FaultSource {
-    const { pci } = device.device;
-    if (hwpt.fault !== null && pci.isVirtualFunction && pci.hasPri) {
-      throw new SysError('EINVAL', call, `${pci.name} shares its page requests with its physical function`);
+    const { name, sharesPageRequests } = device.device.master;
+    if (hwpt.fault !== null && sharesPageRequests) {
+      throw new SysError('EINVAL', call, `${name} shares its page requests with its physical function`);
     }
     this.checkPasids(call, pasid, hwpt);
     this.context.kernel.checkpoint('iommufd_attach_handle');

@@ -1,6 +1,5 @@
 /** Functions that a context has taken over, with their groups (Linux: iommufd_device_bind, drivers/iommu/iommufd/device.c). */
 
-import { formatRid } from '@iommukit/hw';
 import { claimDmaOwner, type Device, releaseDmaOwner, SysError } from '@iommukit/iommu-core';
 import { BoundDevice, type UserPasids } from './bound-device.ts';
 import type { IommufdContext } from './context.ts';
@@ -18,7 +17,7 @@ export class IommufdDevice extends BoundDevice {
   }
 
   get pasids(): UserPasids {
-    return { count: this.device.maxPasids, features: this.device.pci.pasidFeatures };
+    return { count: this.device.maxPasids, features: this.device.master.pasidFeatures };
   }
 
   override destroy(): void {
@@ -61,7 +60,7 @@ export function bindDevice(context: IommufdContext, device: Device): IommufdDevi
   if (!device.capable('cache-coherency')) throw new SysError('EINVAL', call, `DMA of ${device.name} is not coherent`);
   const unsafe = device.group.devices.find((member) => !member.capable('isolated-msi'));
   if (unsafe !== undefined && !context.allowUnsafeInterrupts) {
-    throw new SysError('EPERM', call, `${formatRid(unsafe.rid)} can raise interrupts that are not its own`);
+    throw new SysError('EPERM', call, `${unsafe.name} can raise interrupts that are not its own`);
   }
   claimDmaOwner(device, context);
   try {

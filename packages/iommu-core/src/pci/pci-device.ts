@@ -142,6 +142,11 @@ export class PciDevice {
     return (this.physicalFunction ?? this).priOffset !== 0;
   }
 
+  /** The interface for page requests is its physical function's. */
+  get sharesPageRequests(): boolean {
+    return this.isVirtualFunction && this.hasPri;
+  }
+
   /** The function can be shared out by PASID: it has the DVSEC of Intel's Scalable I/O Virtualization. */
   get hasSiov(): boolean {
     return this.siovOffset !== 0;

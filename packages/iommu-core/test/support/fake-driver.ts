@@ -3,14 +3,15 @@
 import { FrameAllocator, noTrace, PhysicalMemory, Scheduler } from '@iommukit/hw';
 import {
   type AttachScope,
+  type Capability,
   Device,
+  type DmaMaster,
   type Domain,
   type FeatureOps,
   type IommuDriver,
   IommuGroup,
   Kernel,
   type PageFault,
-  type PciDevice,
   SysError,
 } from '../../src/index.ts';
 
@@ -36,6 +37,7 @@ export class FakeDriver {
   /** Domain of each `rid` and of each `rid/pasid`. */
   readonly attached = new Map<string, Domain>();
   readonly responses: Response[] = [];
+  readonly capabilities: Set<Capability> = new Set();
   /** Requester id whose next attachment to anything but the blocked domain fails, and how. */
   failing: { rid: number; code: 'EINVAL' | 'ENOMEM' } | null = null;
   private nextId = 1;
@@ -57,6 +59,10 @@ export class FakeDriver {
     this.set(`${device.rid}/${pasid}`, domain, device);
   };
 
+  capable(_device: Device, capability: Capability): boolean {
+    return this.capabilities.has(capability);
+  }
+
   pageResponse(device: Device, last: PageFault, code: number): void {
     this.responses.push({ rid: device.rid, pasid: last.pasid, group: last.group, code });
   }
@@ -75,12 +81,16 @@ export class FakeDriver {
   }
 }
 
+function fakeMaster(rid: number): DmaMaster {
+  return { rid, name: `fake ${rid}`, pasidFeatures: 0, sharesPageRequests: false, reset() {} };
+}
+
 /** A group of devices under a fake driver; requester ids are 8, 9, ... */
 export function fakeGroup(driver: FakeDriver, maxPasids: readonly number[], kernel: Kernel = fakeKernel()): IommuGroup {
   const group = new IommuGroup(0, kernel, driver as unknown as IommuDriver, noTrace);
   maxPasids.forEach((limit, index) => {
     const rid = 8 + index;
-    const device = new Device(group, group.driver, { rid, name: `fake ${rid}` } as unknown as PciDevice);
+    const device = new Device(group, group.driver, fakeMaster(rid));
     device.maxPasids = limit;
     group.devices.push(device);
   });

@@ -24,6 +24,7 @@ import {
   Device,
   type DirtyTracking,
   type DirtyVisitor,
+  type DmaMaster,
   type Domain,
   type FaultGroup,
   type HwInfo,
@@ -34,7 +35,6 @@ import {
   type NestedDomain,
   type PageFault,
   type PagingDomain,
-  type PciDevice,
   type PfnRuns,
   Process,
   type ProcessCapability,
@@ -449,15 +449,16 @@ export type FakeFunction = { virtual?: boolean; pri?: boolean; pasidFeatures?: n
 
 /** A device in `group`, or in a group of its own. */
 export function fakeDevice(driver: FakeDriver, rid: number, group?: IommuGroup, fn: FakeFunction = {}): Device {
-  const pci = {
+  const { virtual = false, pri = false, pasidFeatures = 0 } = fn;
+  const master: DmaMaster = {
     rid,
     name: `fake-${rid}`,
-    isVirtualFunction: fn.virtual ?? false,
-    hasPri: fn.pri ?? false,
-    pasidFeatures: fn.pasidFeatures ?? 0,
-  } as unknown as PciDevice;
+    pasidFeatures,
+    sharesPageRequests: virtual && pri,
+    reset() {},
+  };
   const owner = group ?? new IommuGroup(rid, driver.kernel, driver, noTrace);
-  const device = new Device(owner, driver, pci);
+  const device = new Device(owner, driver, master);
   driver.probeDevice(device);
   owner.devices.push(device);
   return device;
