@@ -79,8 +79,11 @@ export type IommuDriver = {
   /** The only default domain kind the hardware allows for `device`, or null for either. */
   defaultDomainKind(device: Device): 'identity' | 'dma' | null;
 
-  /** `flags` holds ALLOC_ bits. @throws {SysError} EOPNOTSUPP flags, ENOMEM, ENOSPC */
-  allocPaging(device: Device, kind: 'unmanaged' | 'dma', flags: number): PagingDomain;
+  /**
+   * `flags` holds ALLOC_ bits; `data` is of a user who has any.
+   * @throws {SysError} EOPNOTSUPP flags, or data that the driver takes none of; EINVAL data; EFAULT; ENOMEM, ENOSPC
+   */
+  allocPaging(device: Device, kind: 'unmanaged' | 'dma', flags: number, data?: UserData | null): PagingDomain;
   /**
    * A domain whose stage 1 is described by `data`, which is fetched only when its type, the parent and its length fit.
    * @throws {SysError} EOPNOTSUPP type or flags, EINVAL parent or data, EFAULT, ENOMEM, ENOSPC

@@ -129,8 +129,8 @@ export type Hwpt = HwptPaging | HwptNested;
 
 /**
  * Makes a paging table for a device and fills it with everything in the IOAS.
- * @throws {SysError} EOPNOTSUPP flags, or data, that the device's IOMMU does not have; EINVAL and EADDRINUSE areas do
- * not fit the table; EFAULT, ENOMEM from filling
+ * @throws {SysError} EOPNOTSUPP flags, or data, that the device's IOMMU does not have; EINVAL bad data; EINVAL and
+ * EADDRINUSE areas do not fit the table; EFAULT, ENOMEM from filling
  */
 export function allocPaging(
   context: IommufdContext,
@@ -147,9 +147,9 @@ export function allocPaging(
   if ((flags & IOMMU_HWPT_FAULT_ID_VALID) !== 0 && (flags & IOMMU_HWPT_ALLOC_NEST_PARENT) !== 0) {
     throw new SysError('EOPNOTSUPP', CALL, 'a nest parent takes no page faults');
   }
-  if (data.length > 0) throw new SysError('EOPNOTSUPP', CALL, `no paging table is made from data of type ${data.type}`);
   return context.objects.create((id) => {
-    const domain = device.driver.allocPaging(device, 'unmanaged', flags & ~IOMMU_HWPT_FAULT_ID_VALID);
+    const user = data.length > 0 ? data : null;
+    const domain = device.driver.allocPaging(device, 'unmanaged', flags & ~IOMMU_HWPT_FAULT_ID_VALID, user);
     try {
       ioas.table.addDomain(domain);
     } catch (error) {

@@ -161,7 +161,10 @@ export class IntelIommu implements IommuDriver {
     return null;
   }
 
-  allocPaging(_device: Device, kind: 'unmanaged' | 'dma', flags: number): PagingDomain {
+  allocPaging(_device: Device, kind: 'unmanaged' | 'dma', flags: number, data: UserData | null = null): PagingDomain {
+    if (data !== null) {
+      throw new SysError('EOPNOTSUPP', 'IOMMU_HWPT_ALLOC', `no paging table is made from data of type ${data.type}`);
+    }
     return new IntelPagingDomain({
       unit: this.unit,
       driver: this,

@@ -388,7 +388,8 @@ export class FakeDriver implements IommuDriver {
     return null;
   }
 
-  allocPaging(_device: Device, _kind: 'unmanaged' | 'dma', flags: number): PagingDomain {
+  allocPaging(_device: Device, _kind: 'unmanaged' | 'dma', flags: number, data?: UserData | null): PagingDomain {
+    if (data) throw new SysError('EOPNOTSUPP', 'fake', `data of type ${data.type}`);
     this.kernel.checkpoint('fake_alloc_paging');
     const options = {
       ...this.domainOptions,
