@@ -20,6 +20,11 @@ export class Failpoints {
     return this.last;
   }
 
+  /** Failpoints that are still passed before one fails, that one included; 0 when none will. */
+  get remaining(): number {
+    return this.countdown;
+  }
+
   /** Failpoints passed since `arm`. */
   get count(): number {
     return this.passed;

@@ -1,0 +1,89 @@
+/* A thread that signals the process's eventfds when the server says so: a device's interrupts. */
+
+#include "shim.h"
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+struct held {
+	struct held *next;
+	uint64_t key;
+	int fd;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct held *held;
+static pid_t owner; /* the process whose thread runs */
+
+static void signal_event(uint64_t key)
+{
+	static const uint64_t one = 1;
+	pthread_mutex_lock(&lock);
+	for (struct held *event = held; event != NULL; event = event->next) {
+		struct pollfd room = { .fd = event->fd, .events = POLLOUT };
+		/* A full counter stays as it is. */
+		if (event->key == key && poll(&room, 1, 0) == 1) (void)!REAL(write)(event->fd, &one, sizeof one);
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+static void *run(void *argument)
+{
+	int fd = (int)(intptr_t)argument;
+	uint64_t key;
+	while (recv(fd, &key, sizeof key, MSG_WAITALL) == sizeof key) signal_event(key);
+	close(fd);
+	return NULL;
+}
+
+/* Starts the thread, once in each process. Negative errno on failure. */
+static int start(void)
+{
+	pid_t pid = getpid();
+	if (owner == pid) return 0;
+	int fd = dial(ASK_EVENTS, process_number(), true);
+	if (fd < 0) return fd;
+	fd = move_away(fd);
+	sigset_t all, saved;
+	pthread_t thread;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &saved);
+	int failure = pthread_create(&thread, NULL, run, (void *)(intptr_t)fd);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	if (failure != 0) {
+		close(fd);
+		return -failure;
+	}
+	pthread_detach(thread);
+	owner = pid;
+	return 0;
+}
+
+int hold_event(int fd, uint64_t key)
+{
+	struct held *event = malloc(sizeof *event);
+	if (event == NULL) return -ENOMEM;
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (copy < 0) {
+		int failure = errno;
+		free(event);
+		return -failure;
+	}
+	*event = (struct held){ .key = key, .fd = move_away(copy) };
+	pthread_mutex_lock(&lock);
+	int result = start();
+	if (result == 0) {
+		event->next = held;
+		held = event;
+	}
+	pthread_mutex_unlock(&lock);
+	if (result < 0) {
+		close(event->fd);
+		free(event);
+	}
+	return result;
+}

@@ -1,0 +1,81 @@
+/** Programs in C on a server: compiled, run with the library preloaded, and asked for what they print. */
+
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { createModel, type Model } from '../../src/machine.ts';
+import { Server, type ServerOptions } from '../../src/server/server.ts';
+import { UnixTransport } from '../../src/server/unix-transport.ts';
+import { buildShim } from '../../src/shim.ts';
+
+const PROGRAMS = fileURLToPath(new URL('../programs', import.meta.url));
+
+export const hasCompiler: boolean =
+  process.platform === 'linux' && spawnSync('cc', ['--version'], { stdio: 'ignore' }).status === 0;
+
+/** Of a suite that needs the compiler. */
+export const why: string = hasCompiler ? '' : ' (skipped: no C compiler on Linux here)';
+
+export type Outcome = { readonly code: number | null; readonly signal: NodeJS.Signals | null; readonly output: string };
+
+export class World {
+  readonly folder: string;
+  readonly model: Model;
+  readonly server: Server;
+  /** Errors that were the server's own. */
+  readonly defects: unknown[] = [];
+  private transport: UnixTransport | null = null;
+  private readonly built = new Map<string, string>();
+
+  constructor(options: Partial<ServerOptions> = {}, model: Model = createModel()) {
+    this.folder = mkdtempSync(join(tmpdir(), 'iommukit-test-'));
+    this.model = model;
+    const onDefect = (error: unknown): void => void this.defects.push(error);
+    this.server = new Server({ ...model, onDefect, ...options });
+  }
+
+  async start(): Promise<this> {
+    this.transport = await UnixTransport.listen(this.server, join(this.folder, 'server'));
+    return this;
+  }
+
+  /** As when the server crashes: its sockets are gone, and nothing is tidied up. */
+  crash(): void {
+    this.transport?.close();
+  }
+
+  close(): void {
+    this.transport?.close();
+    this.server.closeAll();
+    rmSync(this.folder, { recursive: true });
+  }
+
+  spawn(program: string, ...args: string[]): ChildProcess {
+    const environment = { ...process.env, ...this.transport!.environment, LD_PRELOAD: buildShim() };
+    return spawn(this.build(program), args, { env: environment, stdio: ['pipe', 'pipe', 'pipe'] });
+  }
+
+  async run(program: string, ...args: string[]): Promise<Outcome> {
+    return outcome(this.spawn(program, ...args));
+  }
+
+  private build(program: string): string {
+    let path = this.built.get(program);
+    if (path !== undefined) return path;
+    path = join(this.folder, program);
+    const source = join(PROGRAMS, `${program}.c`);
+    execFileSync('cc', ['-O1', '-g', '-Wall', '-Werror', '-o', path, source, '-lpthread']);
+    this.built.set(program, path);
+    return path;
+  }
+}
+
+/** What a process ends with, and all that it has printed. */
+export function outcome(child: ChildProcess): Promise<Outcome> {
+  let output = '';
+  child.stdout!.on('data', (text) => (output += text));
+  child.stderr!.on('data', (text) => (output += text));
+  return new Promise((resolve) => child.on('close', (code, signal) => resolve({ code, signal, output })));
+}
