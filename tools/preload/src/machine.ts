@@ -1,20 +1,86 @@
 /** The machine that programs run on: an IOMMU unit, devices behind it, and the kernel that drives them. */
 
-import { DsaFunction, Machine, requesterId } from '@iommukit/hw';
+import {
+  DsaFunction,
+  Machine,
+  type PciFunction,
+  RootPort,
+  requesterId,
+  TestFunction,
+  type VtdFeatures,
+} from '@iommukit/hw';
 import { Host } from '@iommukit/iommu-core';
-import { DeviceNodes, registerIommufd } from '@iommukit/iommufd';
+import { DeviceNodes, type IommufdNode, registerIommufd } from '@iommukit/iommufd';
+import { Vfio } from '@iommukit/vfio';
 
-export type Model = { readonly host: Host; readonly nodes: DeviceNodes };
+/** `bb:dd.f` in hexadecimal. */
+export type Slot = string;
+
+export type DeviceDescription = {
+  readonly slot: Slot;
+  /** Offered to programs by VFIO; true by default. */
+  readonly vfio?: boolean;
+} & (
+  | { readonly type: 'dsa' }
+  | { readonly type: 'test'; readonly virtualFunctions?: number }
+  | { readonly type: 'root-port'; readonly bus: number; readonly acs?: boolean }
+);
+
+export type MachineDescription = {
+  readonly iommu: { readonly type: 'vtd'; readonly features?: Partial<VtdFeatures> };
+  /** Functions of one device, and those below a port without ACS, share a group. */
+  readonly devices: readonly DeviceDescription[];
+};
+
+export const DEFAULT_MACHINE: MachineDescription = {
+  iommu: { type: 'vtd' },
+  devices: [{ type: 'dsa', slot: '00:01.0' }],
+};
+
+export type Model = {
+  readonly host: Host;
+  readonly nodes: DeviceNodes;
+  readonly iommufd: IommufdNode;
+  readonly vfio: Vfio;
+};
 
 /** Bytes of RAM, which holds page tables only: what programs map stays in their memory. */
 const RAM = 256 << 20;
 
-/** One VT-d unit with one DSA, and /dev/iommu. */
-export function createModel(): Model {
-  const machine = new Machine({ ramBytes: RAM });
-  machine.plug(new DsaFunction(machine), requesterId(0, 1, 0));
+/** Vendor and device of a root port, as a common one has them. */
+const ROOT_PORT = { vendorId: 0x8086, deviceId: 0x3420 } as const;
+
+/** Builds the machine, boots its kernel, and offers /dev/iommu and the devices. @throws {RangeError} a slot is taken */
+export function createModel(description: MachineDescription = DEFAULT_MACHINE): Model {
+  const machine = new Machine({ ramBytes: RAM, features: description.iommu.features ?? {} });
+  for (const device of description.devices) machine.plug(createFunction(machine, device), parseSlot(device.slot));
   const host = new Host(machine);
   const nodes = new DeviceNodes();
-  registerIommufd(nodes, { kernel: host.kernel });
-  return { host, nodes };
+  const iommufd = registerIommufd(nodes, { kernel: host.kernel });
+  const vfio = new Vfio({ nodes, core: host.core, iommufd });
+  for (const { slot, type, vfio: offered = true } of description.devices) {
+    if (type !== 'root-port' && offered) vfio.register(host.device(parseSlot(slot)));
+  }
+  return { host, nodes, iommufd, vfio };
+}
+
+/** The requester id of a slot. @throws {RangeError} */
+export function parseSlot(slot: Slot): number {
+  const parts = /^(?:0000:)?([0-9a-f]{1,2}):([0-9a-f]{1,2})\.([0-7])$/i.exec(slot)?.slice(1);
+  const [bus = 256, device = 32, fn = 8] = parts?.map((part) => Number.parseInt(part, 16)) ?? [];
+  if (bus > 255 || device > 31) throw new RangeError(`${slot} is not a slot`);
+  return requesterId(bus, device, fn);
+}
+
+function createFunction(machine: Machine, description: DeviceDescription): PciFunction {
+  switch (description.type) {
+    case 'dsa':
+      return new DsaFunction(machine);
+    case 'test':
+      return new TestFunction({ ...machine, totalVfs: description.virtualFunctions ?? 0 });
+    case 'root-port': {
+      const { bus, acs = true } = description;
+      return new RootPort({ ...ROOT_PORT, secondary: bus, acs });
+    }
+  }
 }

@@ -7,29 +7,39 @@ import { fileName } from './mapping.ts';
 import { openFile } from './proc.ts';
 import type { SharedFiles } from './shared-file.ts';
 
-/** Closes what nobody refers to any more: who maps a file keeps its pages, and says nothing when it lets them go. */
-const descriptors = new FinalizationRegistry<number>((descriptor) => closeSync(descriptor));
-
 export class ProgramFile implements FilePages {
   private readonly kernel: Kernel;
   private readonly frames: ForeignFrames;
   private readonly files: SharedFiles;
-  private readonly descriptor: number;
+  private readonly open: () => number | null;
+  private descriptor: number | null = null;
+  private holders = 0;
 
-  /** Takes `descriptor` over, a descriptor of this process. */
-  constructor(kernel: Kernel, frames: ForeignFrames, files: SharedFiles, descriptor: number) {
+  /** `open` gives a descriptor of this process for the file, or null when it is not one that can be opened. */
+  constructor(kernel: Kernel, frames: ForeignFrames, files: SharedFiles, open: () => number | null) {
     this.kernel = kernel;
     this.frames = frames;
     this.files = files;
-    this.descriptor = descriptor;
-    descriptors.register(this, descriptor);
+    this.open = open;
+  }
+
+  hold(): void {
+    if (this.holders++ === 0) this.descriptor = this.open();
+  }
+
+  close(): void {
+    if (--this.holders > 0 || this.descriptor === null) return;
+    closeSync(this.descriptor);
+    this.descriptor = null;
   }
 
   pin(index: number, pages: number, into: PfnRuns): number {
     const call = 'memfd_pin_folios';
     this.kernel.checkpoint(call);
-    const { dev, ino } = fstatSync(this.descriptor);
-    const reopen = (): number | null => openFile(`/proc/self/fd/${this.descriptor}`);
+    const { descriptor } = this;
+    if (descriptor === null) throw new SysError('EINVAL', call, 'the file is not a file of memory');
+    const { dev, ino } = fstatSync(descriptor);
+    const reopen = (): number | null => openFile(`/proc/self/fd/${descriptor}`);
     return this.files.use(fileName(dev, ino), reopen, (file) => {
       const count = file.isMemory ? Math.min(pages, file.pages - index) : 0;
       if (count <= 0) throw new SysError('EINVAL', call, `page ${index} of ${file.pages}, or not a file of memory`);

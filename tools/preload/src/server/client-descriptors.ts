@@ -96,18 +96,7 @@ export class ClientDescriptors implements Descriptors {
 
   private other(fd: number, name: string): File {
     const { kernel, frames, files } = this.world;
-    const { proc } = this;
-    let pages: ProgramFile | null = null;
-    return {
-      name,
-      get pages(): ProgramFile {
-        if (pages !== null) return pages;
-        const descriptor = proc.open(`fd/${fd}`);
-        if (descriptor === null) throw new SysError('EINVAL', 'memfd_pin_folios', `${name} is not a file of memory`);
-        pages = new ProgramFile(kernel, frames, files, descriptor);
-        return pages;
-      },
-      release: () => {},
-    };
+    const pages = new ProgramFile(kernel, frames, files, () => this.proc.open(`fd/${fd}`));
+    return { name, pages, release: () => {} };
   }
 }
