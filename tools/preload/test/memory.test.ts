@@ -1,15 +1,5 @@
 import { afterEach, describe, expect, test } from 'vitest';
-import { createModel } from '../src/machine.ts';
-import { hasCompiler, World, why } from './support/harness.ts';
-
-const withTestFunction = () =>
-  createModel({
-    iommu: { type: 'vtd' },
-    devices: [
-      { type: 'dsa', slot: '00:01.0' },
-      { type: 'test', slot: '00:02.0' },
-    ],
-  });
+import { hasCompiler, World, why, withTestFunction } from './support/harness.ts';
 
 describe.skipIf(!hasCompiler)(`a program's memory under DMA${why}`, () => {
   let world: World;

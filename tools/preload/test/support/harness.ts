@@ -18,6 +18,15 @@ export const hasCompiler: boolean =
 /** Of a suite that needs the compiler. */
 export const why: string = hasCompiler ? '' : ' (skipped: no C compiler on Linux here)';
 
+/** A machine with a test function as /dev/vfio/devices/vfio1. */
+export function withTestFunction(): Model {
+  const devices = [
+    { type: 'dsa', slot: '00:01.0' },
+    { type: 'test', slot: '00:02.0' },
+  ] as const;
+  return createModel({ iommu: { type: 'vtd' }, devices });
+}
+
 export type Outcome = { readonly code: number | null; readonly signal: NodeJS.Signals | null; readonly output: string };
 
 export class World {
@@ -52,13 +61,13 @@ export class World {
     rmSync(this.folder, { recursive: true });
   }
 
-  spawn(program: string, ...args: string[]): ChildProcess {
-    const environment = { ...process.env, ...this.transport!.environment, LD_PRELOAD: buildShim() };
-    return spawn(this.build(program), args, { env: environment, stdio: ['pipe', 'pipe', 'pipe'] });
+  spawn(program: string, environment: { readonly [name: string]: string } = {}): ChildProcess {
+    const env = { ...process.env, ...environment, ...this.transport!.environment, LD_PRELOAD: buildShim() };
+    return spawn(this.build(program), { env, stdio: ['pipe', 'pipe', 'pipe'] });
   }
 
-  async run(program: string, ...args: string[]): Promise<Outcome> {
-    return outcome(this.spawn(program, ...args));
+  async run(program: string, environment: { readonly [name: string]: string } = {}): Promise<Outcome> {
+    return outcome(this.spawn(program, environment));
   }
 
   private build(program: string): string {
