@@ -24,7 +24,7 @@ export const hwptCommands: readonly Command[] = [
 ];
 
 function allocHwpt({ context, process }: IommufdCaller, cmd: StructOf<typeof uapi.iommuHwptAlloc>): Outcome {
-  checkReserved('IOMMU_HWPT_ALLOC', cmd.reserved | cmd.reserved2);
+  checkReserved('IOMMU_HWPT_ALLOC', cmd.reserved);
   const hwpt = hwptAlloc(context, {
     flags: cmd.flags,
     deviceId: cmd.devId,

@@ -12,6 +12,7 @@ export const EINVAL = -22;
 export const EMFILE = -24;
 export const ENOTTY = -25;
 export const ENOSPC = -28;
+export const EDEADLK = -35;
 export const EOVERFLOW = -75;
 export const EMSGSIZE = -90;
 export const EOPNOTSUPP = -95;
