@@ -15,8 +15,8 @@
 
 /* Where the server's tree stands in, if it has that part. */
 static const char *const roots[] = {
-	"/dev/iommu", "/dev/vfio", "/sys/bus/pci/devices", "/sys/kernel/iommu_groups", "/sys/class/vfio-dev",
-	"/sys/kernel/debug",
+	"/dev/iommu", "/dev/vfio", "/sys/bus/pci/devices", "/sys/bus/pci/drivers/vfio-pci", "/sys/devices/pci0000:00",
+	"/sys/kernel/iommu_groups", "/sys/class/vfio-dev", "/sys/kernel/debug",
 };
 
 const char *redirected(const char *path, char buffer[4096])

@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { checkProgram, findProgram } from './elf.ts';
+import { FileTree } from './file-tree.ts';
 import { createModel } from './machine.ts';
 import { parseOptions, USAGE } from './options.ts';
 import { type End, endAs, runProgram } from './program.ts';
@@ -30,6 +31,7 @@ async function main(args: readonly string[]): Promise<End> {
   const server = new Server({ ...model, granted, strict, failpoints, onDefect: report });
   const folder = mkdtempSync(join(tmpdir(), 'iommukit-'));
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
+  new FileTree(join(folder, 'root'), model, failpoints);
   const transport = await UnixTransport.listen(server, join(folder, 'server'));
   const preload = [library, process.env['LD_PRELOAD']].filter((path) => path).join(':');
   const end = await runProgram(program, options.program, options.args, {

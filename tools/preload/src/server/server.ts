@@ -112,7 +112,8 @@ export class Server implements CallHandler {
     client.memory.noteLayout(context.layout);
     if (call.kind === 'status') return this.status(call.pid);
     const body = (): Answer => this.carryOut(client, call, context);
-    const answer = this.failNth === null ? body() : this.failNth.run(context.tid, body, isFinal);
+    const countless = this.failNth === null || ('file' in call && this.served.get(call.file) instanceof FailNthFile);
+    const answer = countless ? body() : this.failNth!.run(context.tid, body, isFinal);
     this.settle();
     return answer;
   }

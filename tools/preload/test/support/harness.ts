@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { FileTree } from '../../src/file-tree.ts';
 import { createModel, type Model } from '../../src/machine.ts';
 import { Server, type ServerOptions } from '../../src/server/server.ts';
 import { UnixTransport } from '../../src/server/unix-transport.ts';
@@ -43,6 +44,7 @@ export class World {
     this.model = model;
     const onDefect = (error: unknown): void => void this.defects.push(error);
     this.server = new Server({ ...model, onDefect, ...options });
+    new FileTree(join(this.folder, 'root'), model, options.failpoints ?? false);
   }
 
   async start(): Promise<this> {
