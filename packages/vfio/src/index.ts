@@ -34,7 +34,7 @@ export { MdevDma, type MdevDmaOptions } from './mdev/mdev-dma.ts';
 export { TestFunctionParent, type TestFunctionParentOptions } from './mdev/test-function-parent.ts';
 export type { IommufdBinding, OfferedDevice } from './offered-device.ts';
 export type { BarRange } from './pci/bar-region.ts';
-export type { MsixTableAccess, PciUser } from './pci/pci-user.ts';
+export type { BarAccess, MsixTableAccess, PciUser } from './pci/pci-user.ts';
 export {
   VFIO_API_VERSION,
   VFIO_CHECK_EXTENSION,

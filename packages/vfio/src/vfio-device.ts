@@ -13,7 +13,7 @@ import type { DeviceUser } from './device-user.ts';
 import { VfioGroup } from './group/group.ts';
 import { VfioGroupFile } from './group/group-file.ts';
 import type { OfferedDevice } from './offered-device.ts';
-import { type MsixTableAccess, PciUser } from './pci/pci-user.ts';
+import { type BarAccess, type MsixTableAccess, type PciAccess, PciUser } from './pci/pci-user.ts';
 import { VfToken } from './vf-token.ts';
 
 export type VfioOptions = {
@@ -27,6 +27,8 @@ export type VfioOptions = {
 export type VfioDeviceOptions = {
   /** `mappable`, as Linux has it, by default. */
   msixTable?: MsixTableAccess;
+  /** `mappable`, as Linux has them, by default; `trapped` where the user's accesses cannot be seen. */
+  bars?: BarAccess;
 };
 
 /** A PCI function on offer. */
@@ -34,7 +36,7 @@ export class VfioDevice implements OfferedDevice {
   readonly device: Device;
   /** The N of vfioN. */
   readonly index: number;
-  readonly msixTable: MsixTableAccess;
+  private readonly access: PciAccess;
   readonly group: VfioGroup;
   /** The token of a PF with SR-IOV; null elsewhere. */
   readonly token: VfToken | null;
@@ -46,7 +48,7 @@ export class VfioDevice implements OfferedDevice {
     this.device = device;
     this.group = group;
     this.index = index;
-    this.msixTable = options.msixTable ?? 'mappable';
+    this.access = { msixTable: options.msixTable ?? 'mappable', bars: options.bars ?? 'mappable' };
     this.token = device.pci.sriovOffset === 0 ? null : new VfToken();
   }
 
@@ -82,7 +84,7 @@ export class VfioDevice implements OfferedDevice {
   }
 
   takeOver(): PciUser {
-    return new PciUser(this.device, this.msixTable);
+    return new PciUser(this.device, this.access);
   }
 }
 

@@ -125,6 +125,13 @@ describe('windows', () => {
     user.memory.store(va + 0x6000n, 1, 3n);
     expect(user.memory.load(va + 0x6000n, 1)).toBe(3n);
   });
+
+  test('trapped BARs are read and written through the file and cannot be mapped', () => {
+    const user = bound({ bars: 'trapped' });
+    expect(user.vfio.regionInfo(0)).toMatchObject({ flags: 3, size: BigInt(BAR), msixMappable: false, sparse: null });
+    expect(refusal(() => user.vfio.map(0, 0, BAR))).toBe('EINVAL');
+    expect(user.loadRegister(0)).toBe(0x54534554);
+  });
 });
 
 describe('configuration space', () => {

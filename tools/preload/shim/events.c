@@ -63,8 +63,22 @@ static int start(void)
 	return 0;
 }
 
+/* An event that is held already, perhaps since before a fork. */
+static bool is_held(uint64_t key)
+{
+	for (struct held *event = held; event != NULL; event = event->next) {
+		if (event->key == key) return true;
+	}
+	return false;
+}
+
 int hold_event(int fd, uint64_t key)
 {
+	pthread_mutex_lock(&lock);
+	bool known = is_held(key);
+	int started = known ? start() : 0;
+	pthread_mutex_unlock(&lock);
+	if (known) return started;
 	struct held *event = malloc(sizeof *event);
 	if (event == NULL) return -ENOMEM;
 	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);

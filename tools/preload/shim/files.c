@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -208,6 +209,20 @@ static void *map_small(void *address, size_t length, int protection, int flags)
 	return mapped;
 }
 
+/* Whether a file of the server's is, or was, mapped here: it wants to know when it is mapped no more. */
+static atomic_bool has_served_mapping;
+
+static void mappings_changed(void)
+{
+	layout_changed();
+	if (!atomic_load(&has_served_mapping)) return;
+	int saved = errno;
+	struct question question = { .kind = ASK_MAPPINGS };
+	struct answer answer;
+	ask(&question, NULL, &answer);
+	errno = saved;
+}
+
 /* Maps the file that stands for a part of the served one. */
 static void *map_served(int fd, uint64_t inode, void *address, size_t length, int protection, int flags, off_t offset)
 {
@@ -227,14 +242,10 @@ static void *map_served(int fd, uint64_t inode, void *address, size_t length, in
 	snprintf(path, sizeof path, "%s/memory/%llu", server_folder(), (unsigned long long)answer.values[0]);
 	int file = REAL(open)(path, O_RDWR | O_CLOEXEC);
 	if (file < 0) return MAP_FAILED;
-	void *mapped = REAL(mmap)(address, length, protection, flags, file, answer.values[1]);
+	void *mapped = REAL(mmap)(address, length, protection, flags, file, 0);
 	close(file);
-	question.kind = ASK_MAPPED;
-	question.arguments[0] = mapped == MAP_FAILED ? 0 : (uintptr_t)mapped;
-	question.arguments[2] = answer.values[0];
-	saved = errno;
-	ask(&question, NULL, &answer);
-	errno = saved;
+	atomic_store(&has_served_mapping, true);
+	mappings_changed();
 	return mapped;
 }
 
@@ -251,7 +262,7 @@ EXPORT void *mmap(void *address, size_t length, int protection, int flags, int f
 		mapped = map_small(address, length, protection, flags);
 		if (mapped != MAP_FAILED) errno = saved;
 	}
-	layout_changed();
+	mappings_changed();
 	return mapped;
 }
 
@@ -263,7 +274,7 @@ EXPORT void *mmap64(void *address, size_t length, int protection, int flags, int
 EXPORT int munmap(void *address, size_t length)
 {
 	int result = REAL(munmap)(address, length);
-	layout_changed();
+	mappings_changed();
 	return result;
 }
 

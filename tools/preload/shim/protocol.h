@@ -24,14 +24,12 @@ enum {
 	/* arguments: address, bytes, file offset or a negative number for none. */
 	ASK_READ = 6,
 	ASK_WRITE = 7,
-	/* arguments: length, PROT_ bits, MAP_ bits, offset. values: number of the file to map instead, offset in it. */
+	/* arguments: length, PROT_ bits, MAP_ bits, offset. values: number of the file to map instead, from its start. */
 	ASK_MMAP = 8,
-	/* arguments: address, length, number of the file that is mapped there; once it is. */
-	ASK_MAPPED = 9,
-	/* arguments: address, length. */
-	ASK_UNMAPPED = 10,
-	/* arguments: pid or 0. values: KiB pinned, KiB locked. */
-	ASK_STATUS = 11,
+	/* The process's mappings have changed, and something of the server's was among them. */
+	ASK_MAPPINGS = 9,
+	/* arguments: pid. values: KiB pinned, KiB locked. */
+	ASK_STATUS = 10,
 };
 
 enum {

@@ -59,7 +59,7 @@ export function createModel(description: MachineDescription = DEFAULT_MACHINE): 
   const iommufd = registerIommufd(nodes, { kernel: host.kernel });
   const vfio = new Vfio({ nodes, core: host.core, iommufd });
   for (const { slot, type, vfio: offered = true } of description.devices) {
-    if (type !== 'root-port' && offered) vfio.register(host.device(parseSlot(slot)));
+    if (type !== 'root-port' && offered) vfio.register(host.device(parseSlot(slot)), { bars: 'trapped' });
   }
   return { host, nodes, iommufd, vfio };
 }

@@ -28,8 +28,9 @@ async function main(args: readonly string[]): Promise<End> {
   const library = buildShim();
   const model = createModel();
   const { grant: granted, strict, failpoints } = options;
-  const server = new Server({ ...model, granted, strict, failpoints, onDefect: report });
   const folder = mkdtempSync(join(tmpdir(), 'iommukit-'));
+  const memoryFolder = join(folder, 'memory');
+  const server = new Server({ ...model, memoryFolder, granted, strict, failpoints, onDefect: report });
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
   new FileTree(join(folder, 'root'), model, failpoints);
   const transport = await UnixTransport.listen(server, join(folder, 'server'));

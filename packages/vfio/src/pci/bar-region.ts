@@ -7,18 +7,21 @@ import type { Mapping } from '@iommukit/iommufd';
 /** A closed interval of byte offsets in a BAR. */
 export type BarRange = { readonly first: number; readonly last: number };
 
+/** What of a BAR is reached through the file alone. */
+export type TrappedPart = 'nothing' | 'table' | 'all';
+
 export class BarRegion {
   readonly resource: PciResource;
   readonly size: number;
-  /** What can be mapped: everything, or what lies around the pages of the MSI-X table. */
+  /** What can be mapped: everything, what lies around the pages of the MSI-X table, or nothing. */
   readonly windows: readonly BarRange[];
   private readonly device: PciDevice;
   private readonly table: BarRange | null;
   private readonly memory: DeviceMemory;
   private readonly memoryEnabled: () => boolean;
 
-  /** `trapTable` keeps the pages of the MSI-X table out of the windows. */
-  constructor(device: PciDevice, resource: PciResource, memoryEnabled: () => boolean, trapTable: boolean) {
+  /** `trapped` is kept out of the windows, the MSI-X table with its pages. */
+  constructor(device: PciDevice, resource: PciResource, memoryEnabled: () => boolean, trapped: TrappedPart) {
     this.device = device;
     this.resource = resource;
     this.size = Number(resource.size);
@@ -26,7 +29,8 @@ export class BarRegion {
     const { msix } = device;
     const start = msix?.tableBar === resource.bar ? msix.tableOffset : -1;
     this.table = start < 0 ? null : { first: start, last: start + 16 * msix!.vectors - 1 };
-    this.windows = this.size % PAGE_SIZE !== 0 ? [] : windowsAround(this.size, trapTable ? this.table : null);
+    const hole = trapped === 'table' ? this.table : null;
+    this.windows = trapped === 'all' || this.size % PAGE_SIZE !== 0 ? [] : windowsAround(this.size, hole);
     const base = Number(resource.address / BigInt(PAGE_SIZE));
     this.memory = new DeviceMemory((index) => (memoryEnabled() ? base + index : -1));
   }

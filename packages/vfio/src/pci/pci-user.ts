@@ -15,6 +15,11 @@ import { VirtualConfig } from './virtual-config.ts';
 /** Whether the pages of the MSI-X table can be mapped, as in Linux, or accesses to them must go through the file. */
 export type MsixTableAccess = 'mappable' | 'trapped';
 
+/** Whether BARs can be mapped, as in Linux, or accesses to them must go through the file. */
+export type BarAccess = 'mappable' | 'trapped';
+
+export type PciAccess = { readonly msixTable: MsixTableAccess; readonly bars: BarAccess };
+
 export class PciUser implements DeviceUser {
   readonly device: Device;
   readonly interrupts: Interrupts;
@@ -28,7 +33,7 @@ export class PciUser implements DeviceUser {
   private open = true;
 
   /** Takes the function over. @throws {SysError} EBUSY it is being reset */
-  constructor(device: Device, msixTable: MsixTableAccess) {
+  constructor(device: Device, { msixTable, bars }: PciAccess) {
     const { pci } = device;
     this.device = device;
     this.msixTable = msixTable;
@@ -38,14 +43,10 @@ export class PciUser implements DeviceUser {
     if (this.resettable) resetDevice(device);
     this.config = new VirtualConfig(pci, { revokeMappings: () => this.revoke(), reset: () => this.reset() });
     this.interrupts = new Interrupts(device, (action) => this.withMemory(action));
+    const trapped = bars === 'trapped' ? 'all' : msixTable === 'trapped' ? 'table' : 'nothing';
     for (const resource of pci.resources) {
-      const region = new BarRegion(
-        pci,
-        resource,
-        () => this.open && this.config.memoryEnabled,
-        msixTable === 'trapped',
-      );
-      this.bars.set(resource.bar, region);
+      const enabled = (): boolean => this.open && this.config.memoryEnabled;
+      this.bars.set(resource.bar, new BarRegion(pci, resource, enabled, trapped));
     }
   }
 

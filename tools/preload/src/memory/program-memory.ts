@@ -108,6 +108,12 @@ export class ProgramMemory implements AddressSpace {
     this.transfer(toU64(va), from, ACCESS_WRITE);
   }
 
+  /** Whether the program maps some of the file `name` now. */
+  maps(name: string): boolean {
+    this.layout = this.gone ? [] : this.proc.mappings();
+    return this.layout.some(({ file }) => file === name);
+  }
+
   /** @throws {SysError} EFAULT the program could not store `length` bytes at `va` */
   checkWritable(va: bigint, length: number): void {
     const start = this.page(va);

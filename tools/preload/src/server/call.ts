@@ -18,6 +18,16 @@ export type Call =
       /** The file offset of pread(2) and pwrite(2); null for read(2) and write(2). */
       readonly position: bigint | null;
     })
+  | (On & {
+      readonly kind: 'mmap';
+      readonly length: bigint;
+      /** PROT_ bits, which are hw's ACCESS_ bits. */
+      readonly protection: number;
+      readonly shared: boolean;
+      readonly offset: bigint;
+    })
+  /** The process has changed its mappings since it mapped a served file. */
+  | { readonly kind: 'mappings' }
   | { readonly kind: 'status'; readonly pid: number };
 
 export type CallContext = {
@@ -32,7 +42,7 @@ export type CallContext = {
 export type Answer = {
   /** What the system call gives: >= 0, or a negative errno. */
   readonly result: number;
-  /** Numbers besides. */
+  /** Numbers besides: of mmap, that of the file to map; of status, KiB pinned and locked. */
   readonly values?: readonly [bigint, bigint];
   /** The offer is a descriptor now. */
   readonly offerTaken?: boolean;

@@ -10,9 +10,8 @@ export const ASK_IOCTL = 5;
 export const ASK_READ = 6;
 export const ASK_WRITE = 7;
 export const ASK_MMAP = 8;
-export const ASK_MAPPED = 9;
-export const ASK_UNMAPPED = 10;
-export const ASK_STATUS = 11;
+export const ASK_MAPPINGS = 9;
+export const ASK_STATUS = 10;
 
 export const ANSWER_OFFER_TAKEN = 1;
 export const ANSWER_OFFER_WANTED = 2;

@@ -4,11 +4,13 @@
  */
 
 import { existsSync } from 'node:fs';
+import { hex, PAGE_SIZE } from '@iommukit/hw';
 import { type Host, type ProcessCapability, SysError } from '@iommukit/iommu-core';
 import type { DeviceNodes, File } from '@iommukit/iommufd';
 import { ForeignFrames } from '../memory/foreign-frames.ts';
 import { Proc } from '../memory/proc.ts';
 import { SharedFiles } from '../memory/shared-file.ts';
+import { Windows } from '../memory/windows.ts';
 import type { Answer, Call, CallContext, FileKey } from './call.ts';
 import { Client, type ClientWorld } from './client.ts';
 import { FailNth, FailNthFile } from './fail-nth.ts';
@@ -24,9 +26,14 @@ const SETTLE = 10_000_000;
 /** Bytes that one read or write moves at most: whole records of every kind of file. */
 const TRANSFER_MAX = 40 << 19;
 
+/** Longest mapping of a served file. */
+const MMAP_MAX = 1n << 30n;
+
 export type ServerOptions = {
   host: Host;
   nodes: DeviceNodes;
+  /** An empty folder, for the files that programs map in place of the kernel's memory. */
+  memoryFolder: string;
   /** Capabilities that every program is taken to have, besides its own. */
   granted?: Iterable<ProcessCapability>;
   /** Refuse to pin private memory, which cannot be kept when the program unmaps it. */
@@ -43,6 +50,7 @@ export class Server implements CallHandler {
   private readonly frames: ForeignFrames;
   private readonly served = new ServedFiles();
   private readonly world: ClientWorld;
+  private readonly windows: Windows;
   private readonly clients = new Set<Client>();
   private readonly failNth: FailNth | null;
   private readonly onDefect: (error: unknown) => void;
@@ -56,6 +64,7 @@ export class Server implements CallHandler {
     this.nodes = nodes;
     this.onDefect = onDefect;
     this.frames = new ForeignFrames(kernel.memory);
+    this.windows = new Windows(kernel, options.memoryFolder);
     this.failNth = failpoints ? new FailNth(kernel.failpoints) : null;
     this.world = {
       kernel,
@@ -86,7 +95,10 @@ export class Server implements CallHandler {
 
   disconnect(client: Client): void {
     this.clients.delete(client);
-    this.host.kernel.call('exit', () => client.exit());
+    this.host.kernel.call('exit', () => {
+      this.windows.release(client.memory);
+      client.exit();
+    });
     this.settle();
   }
 
@@ -111,6 +123,7 @@ export class Server implements CallHandler {
   serve(client: Client, call: Call, context: CallContext): Answer {
     client.memory.noteLayout(context.layout);
     if (call.kind === 'status') return this.status(call.pid);
+    this.windows.takeStores();
     const body = (): Answer => this.carryOut(client, call, context);
     const countless = this.failNth === null || ('file' in call && this.served.get(call.file) instanceof FailNthFile);
     const answer = countless ? body() : this.failNth!.run(context.tid, body, isFinal);
@@ -132,12 +145,19 @@ export class Server implements CallHandler {
       }
     }
     const { offerTaken, wants } = descriptors.end();
-    return result < 0 && wants !== null ? { result, ...wants } : { result, offerTaken };
+    if (result < 0 && wants !== null) return { result, ...wants };
+    if (call.kind === 'mmap' && result > 0) return { result: 0, values: [BigInt(result), 0n] };
+    return { result, offerTaken };
   }
 
+  /** Gives the result; of mmap, the number of the file to map instead. */
   private run(client: Client, call: Exclude<Call, { kind: 'status' }>, context: CallContext): number {
     const { caller, memory } = client;
     if (call.kind === 'open') return this.open(client, call.path, context);
+    if (call.kind === 'mappings') {
+      this.windows.review(memory);
+      return 0;
+    }
     const file = this.served.get(call.file);
     if (file === null) throw new SysError('EBADF', call.kind, 'the file is not open');
     switch (call.kind) {
@@ -158,7 +178,22 @@ export class Server implements CallHandler {
         if (from.length > 0) memory.read(call.buffer, from);
         return file.write(caller, from, call.position);
       }
+      case 'mmap':
+        return this.mmap(client, file, call);
     }
+  }
+
+  /** Gives the number of the file to map instead. */
+  private mmap({ caller, memory }: Client, file: File, call: Extract<Call, { kind: 'mmap' }>): number {
+    const { protection, shared, offset } = call;
+    const page = BigInt(PAGE_SIZE);
+    if (call.length === 0n || offset % page !== 0n) {
+      throw new SysError('EINVAL', 'mmap', `${hex(call.length)} bytes from ${hex(offset)}`);
+    }
+    if (call.length > MMAP_MAX) throw new SysError('ENOMEM', 'mmap', `${hex(call.length)} bytes`);
+    if (file.mmap === undefined) throw new SysError('ENODEV', 'mmap', `${file.name} cannot be mapped`);
+    const length = (call.length + page - 1n) & ~(page - 1n);
+    return this.windows.open(memory, file.mmap(caller, length, protection, shared, offset), length);
   }
 
   private open(client: Client, path: string, { tid }: CallContext): number {
@@ -194,6 +229,7 @@ export class Server implements CallHandler {
   private settle(): void {
     const { host } = this;
     host.run(SETTLE);
+    this.windows.showStores();
     this.served.refresh();
     if (this.timer !== null || host.machine.scheduler.nextDue === Number.POSITIVE_INFINITY) return;
     this.timer = setTimeout(() => {

@@ -17,6 +17,11 @@ import type { CallHandler, Transport } from './transport.ts';
 const EIO = 5;
 const EINVAL = 22;
 
+/** Flags of mmap(2). */
+const MAP_TYPE = 0xfn;
+const MAP_SHARED = 1;
+const MAP_SHARED_VALIDATE = 3;
+
 type Question = protocol.Question;
 
 /** A descriptor that shows as readable and is no more; emptied when its process next asks. */
@@ -226,6 +231,13 @@ function toCall(question: Question, file: FileKey): Call | null {
       const kind = question.kind === protocol.ASK_READ ? 'read' : 'write';
       return { kind, file, buffer: argument0, bytes: argument1, position };
     }
+    case protocol.ASK_MMAP: {
+      const shared = [MAP_SHARED, MAP_SHARED_VALIDATE].includes(Number(argument2 & MAP_TYPE));
+      const protection = Number(argument1 & 7n);
+      return { kind: 'mmap', file, length: argument0, protection, shared, offset: question.argument3 };
+    }
+    case protocol.ASK_MAPPINGS:
+      return { kind: 'mappings' };
     case protocol.ASK_STATUS:
       return { kind: 'status', pid: Number(argument0) };
     default:

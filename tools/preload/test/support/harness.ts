@@ -43,7 +43,7 @@ export class World {
     this.folder = mkdtempSync(join(tmpdir(), 'iommukit-test-'));
     this.model = model;
     const onDefect = (error: unknown): void => void this.defects.push(error);
-    this.server = new Server({ ...model, onDefect, ...options });
+    this.server = new Server({ ...model, memoryFolder: join(this.folder, 'memory'), onDefect, ...options });
     new FileTree(join(this.folder, 'root'), model, options.failpoints ?? false);
   }
 
