@@ -5,6 +5,7 @@
  * nested domain's table belongs to its user.
  */
 
+import type { SysError } from './errno.ts';
 import type { AttachScope, IommuDriver } from './iommu-driver.ts';
 import type { FaultGroup } from './page-fault.ts';
 
@@ -100,7 +101,7 @@ export type NestedDomain = DomainBase & {
     | null;
 };
 
-export type InvalidateResult = { readonly handled: number; readonly failure: Error | null };
+export type InvalidateResult = { readonly handled: number; readonly failure: SysError | null };
 
 /** Stage 1 is a process's own page table. */
 export type SvaDomain = DomainBase & {

@@ -54,7 +54,7 @@ export type HwQueueOps = {
 
 /** A vIOMMU as its driver sees it. */
 export type ViommuCore = {
-  readonly type: number;
+  readonly viommuType: number;
   /** The second stage below all domains of the vIOMMU. */
   readonly parent: PagingDomain;
   /** The device that the guest knows by `virtId`, or null (Linux: iommufd_viommu_find_dev). */
@@ -69,7 +69,7 @@ export type ViommuCore = {
   /**
    * Lets the user map `length` bytes from physical address `base`, both multiples of a page, through the file of the
    * vIOMMU's context, until the vIOMMU goes, which it does not while they are mapped (Linux: iommufd_viommu_alloc_mmap).
-   * @returns the file offset to map, at least one page. @throws {SysError} EINVAL; ENOMEM
+   * @returns the file offset to map, at least one page. @throws {SysError} EINVAL; ENOMEM; EBUSY no room
    */
   allocMmap(base: bigint, length: bigint): bigint;
 };
@@ -83,7 +83,7 @@ export type VdeviceCore = {
 
 /** A hardware queue as the driver sees it. */
 export type HwQueueCore = {
-  readonly type: number;
+  readonly queueType: number;
   /** Guest-physical address, which need not be page-aligned. */
   readonly base: bigint;
   /** Bytes. */

@@ -92,8 +92,12 @@ export abstract class BoundDevice extends IommufdObject {
   /** Gives the device up: detaches it everywhere and lets it return to the kernel. Never fails. */
   unbind(): void {
     for (const pasid of this.attachedPasids()) this.detach(pasid);
+    this.preDestroy();
     this.context.objects.putAndTryDestroy(this);
   }
+
+  /** Ends what stands for the device without being a user of it. Never fails. */
+  protected preDestroy(): void {}
 
   destroy(): void {
     this.emit('device_unbind');

@@ -4,9 +4,10 @@
  */
 
 import { toU64, type U64, U64_MAX } from '@iommukit/hw';
-import type { Fields, Struct, StructValues, UserData } from '@iommukit/iommu-core';
+import type { Fields, InvalidateResult, Struct, StructValues, UserData, UserReply } from '@iommukit/iommu-core';
 import { arrayMemory } from './dirty-bitmap.ts';
 import { hwptGetDirtyBitmap, hwptSetDirtyTracking } from './dirty-tracking.ts';
+import { veventqAlloc } from './event-queue.ts';
 import { openFaultQueue } from './fault-queue.ts';
 import type { SystemCalls } from './files/system-calls.ts';
 import { NO_USER_DATA } from './hwpt.ts';
@@ -29,6 +30,9 @@ import type { IommufdCaller } from './ioctl/command.ts';
 import { iommufdFileOf } from './iommufd-file.ts';
 import { hugePagesOption, rlimitModeOption } from './options.ts';
 import * as uapi from './uapi/iommufd.ts';
+import * as uapiViommu from './uapi/viommu.ts';
+import { vdeviceAlloc } from './vdevice.ts';
+import { viommuAlloc } from './viommu.ts';
 
 /** What the mapping allows; both by default. */
 export type MapAccess = { readable?: boolean; writable?: boolean };
@@ -74,6 +78,14 @@ export type PagingRequest = HwptRequest & {
   dirtyTracking?: boolean;
 };
 
+export type NestedRequest = HwptRequest & {
+  /** A nest parent or a vIOMMU. */
+  parentId: number;
+  /** IOMMU_HWPT_DATA_ value, with its structure. */
+  type: number;
+  data: Uint8Array;
+};
+
 export type VtdStage1Request = HwptRequest & {
   parentId: number;
   /** Guest physical address of the table's root. */
@@ -82,6 +94,32 @@ export type VtdStage1Request = HwptRequest & {
   addressWidth: number;
   /** IOMMU_VTD_S1_ bits. */
   stage1Flags?: number;
+};
+
+export type ViommuRequest = {
+  deviceId: number;
+  parentId: number;
+  /** Of enum iommu_viommu_type. */
+  type: number;
+  /** The type's structure, if it has one; the driver answers in it. */
+  data?: Uint8Array;
+};
+
+/** An event of a vIOMMU, as read from its queue. */
+export type VeventRecord = {
+  readonly sequence: number;
+  /** Null: events up to this number were lost. */
+  readonly data: Uint8Array | null;
+};
+
+export type InvalidateRequest = {
+  /** A nested table or a vIOMMU. */
+  hwptId: number;
+  /** IOMMU_HWPT_INVALIDATE_DATA_ or IOMMU_VIOMMU_INVALIDATE_DATA_ value. */
+  type: number;
+  /** Entries of `entryLength` bytes, one after the other. */
+  entries: Uint8Array;
+  entryLength: number;
 };
 
 export type VtdInvalidation = {
@@ -251,6 +289,12 @@ export class IommufdClient {
     return this.hwptAlloc(request, request.parentId, hwptFlags(request), data);
   }
 
+  /** A nested table of any type, on a nest parent or through a vIOMMU. @returns its id. @throws {SysError} as `hwptAlloc` */
+  hwptAllocNested(request: NestedRequest): number {
+    const { parentId, type, data } = request;
+    return this.hwptAlloc(request, parentId, hwptFlags(request), replyIn(type, data));
+  }
+
   /** Whether pinned pages are charged to the user or to the address space alone. */
   rlimitMode(): 'user' | 'mm' {
     return this.option(({ context, process }) => (rlimitModeOption(context, process).get() === 1n ? 'mm' : 'user'));
@@ -304,17 +348,59 @@ export class IommufdClient {
       const flags = leaf === true ? uapi.IOMMU_VTD_INV_FLAGS_LEAF : 0;
       layout.write({ addr: toU64(address), npages: toU64(pages), flags, reserved: 0 }, bytes, index * layout.size);
     });
-    const options = {
-      hwptId,
-      dataType: uapi.IOMMU_HWPT_INVALIDATE_DATA_VTD_S1,
-      entryLength: layout.size,
-      entryCount: invalidations.length,
-      entries: (first: number, count: number) => bytes.subarray(first * layout.size, (first + count) * layout.size),
-    };
-    this.call('IOMMU_HWPT_INVALIDATE', ({ context }) => {
-      const { failure } = hwptInvalidate(context, options);
-      if (failure !== null) throw failure;
+    const type = uapi.IOMMU_HWPT_INVALIDATE_DATA_VTD_S1;
+    const { failure } = this.hwptInvalidate({ hwptId, type, entries: bytes, entryLength: layout.size });
+    if (failure !== null) throw failure;
+  }
+
+  /**
+   * Invalidates what is cached of a nested table, or of what is in a vIOMMU, in order. No bytes are a probe of the type.
+   * @returns entries carried out, and why not all were, if so
+   */
+  hwptInvalidate({ hwptId, type, entries, entryLength }: InvalidateRequest): InvalidateResult {
+    return this.call('IOMMU_HWPT_INVALIDATE', ({ context }) => {
+      return hwptInvalidate(context, hwptId, {
+        type,
+        entryLength,
+        count: entryLength === 0 ? 0 : Math.floor(entries.length / entryLength),
+        read: (first, count) => entries.subarray(first * entryLength, (first + count) * entryLength),
+      });
     });
+  }
+
+  /** A virtual IOMMU on a nest parent. @returns its id. @throws {SysError} as `viommuAlloc` */
+  viommuAlloc({ deviceId, parentId, type, data }: ViommuRequest): number {
+    const reply = data === undefined ? null : replyIn(type, data);
+    const options = { flags: 0, type, deviceId, hwptId: parentId, data: reply };
+    return this.call('IOMMU_VIOMMU_ALLOC', ({ context }) => viommuAlloc(context, options).id);
+  }
+
+  /** Puts a device into a vIOMMU. @returns the id of the vDEVICE. @throws {SysError} as `vdeviceAlloc` */
+  vdeviceAlloc(viommuId: number, deviceId: number, virtId: U64): number {
+    const options = { viommuId, deviceId, virtId: toU64(virtId) };
+    return this.call('IOMMU_VDEVICE_ALLOC', ({ context }) => vdeviceAlloc(context, options).id);
+  }
+
+  /** A queue for events of one type of a vIOMMU, and its descriptor. @throws {SysError} as `veventqAlloc` */
+  veventqAlloc(viommuId: number, type: number, depth: number): { readonly id: number; readonly fd: number } {
+    const options = { flags: 0, viommuId, type, depth };
+    return this.call('IOMMU_VEVENTQ_ALLOC', ({ context, descriptors }) => veventqAlloc(context, descriptors, options));
+  }
+
+  /** At most `room` events, of `length` bytes each behind their headers. @throws {SysError} EINVAL the first is longer */
+  readVevents(fd: number, length: number, room = 512): VeventRecord[] {
+    const layout = uapiViommu.iommufdVeventHeader;
+    const bytes = new Uint8Array(room * (layout.size + length));
+    const filled = this.system.read(fd, bytes);
+    const records: VeventRecord[] = [];
+    for (let at = 0; at < filled; ) {
+      const { flags, sequence } = layout.read(bytes, at);
+      const lost = (flags & uapiViommu.IOMMU_VEVENTQ_FLAG_LOST_EVENTS) !== 0;
+      const end = at + layout.size + (lost ? 0 : length);
+      records.push({ sequence, data: lost ? null : bytes.subarray(at + layout.size, end) });
+      at = end;
+    }
+    return records;
   }
 
   /** A fault queue and its descriptor. @throws {SysError} ENOMEM, EMFILE */
@@ -374,6 +460,11 @@ function mapFlags({ readable = true, writable = true }: MapAccess, iova: U64 | u
 
 function hwptFlags({ pasid = false, faultId }: HwptRequest): number {
   return (pasid ? uapi.IOMMU_HWPT_ALLOC_PASID : 0) | (faultId === undefined ? 0 : uapi.IOMMU_HWPT_FAULT_ID_VALID);
+}
+
+/** A structure of the program, for the driver to read and to answer in. */
+function replyIn(type: number, data: Uint8Array): UserReply {
+  return { type, length: data.length, read: () => data.slice(), write: (bytes) => data.set(bytes) };
 }
 
 function encode<F extends Fields>(layout: Struct<F>, values: StructValues<F>): Uint8Array {

@@ -8,6 +8,7 @@ import type { IommuGroup, Kernel } from '@iommukit/iommu-core';
 import type { DeviceGroup } from './device-group.ts';
 import type { AccountMode } from './ioas/accounting.ts';
 import { RegisteredMemory } from './ioas/registered-memory.ts';
+import { MmapRanges } from './mmap-ranges.ts';
 import { ObjectTable } from './object-table.ts';
 import type { IommufdEvent } from './trace.ts';
 import { CompatIoas } from './type1/compat-ioas.ts';
@@ -32,6 +33,8 @@ export class IommufdContext {
   readonly groups: Map<IommuGroup, DeviceGroup> = new Map();
   readonly registered: RegisteredMemory;
   readonly compatIoas: CompatIoas = new CompatIoas();
+  /** What can be mapped through the file. */
+  readonly mmaps: MmapRanges;
   private readonly onEnd: () => void;
   private holders = 1;
   private pageGroups = 0;
@@ -47,6 +50,7 @@ export class IommufdContext {
     this.allowUnsafeInterrupts = options.allowUnsafeInterrupts ?? false;
     this.objects = new ObjectTable(this.kernel, id, this.trace);
     this.registered = new RegisteredMemory(this);
+    this.mmaps = new MmapRanges(this.kernel);
   }
 
   /** How pages mapped from now on are charged, when their process has no CAP_IPC_LOCK. */

@@ -5,10 +5,14 @@ import { BoundDevice, type UserPasids } from './bound-device.ts';
 import type { IommufdContext } from './context.ts';
 import { DeviceGroup } from './device-group.ts';
 import type { Hwpt } from './hwpt.ts';
+import type { Vdevice } from './vdevice.ts';
 
 /** A function under the control of a context. */
 export class IommufdDevice extends BoundDevice {
   readonly group: DeviceGroup;
+  /** What stands for the device in a virtual IOMMU, or null; it is no user of the device, and goes with it. */
+  vdevice: Vdevice | null = null;
+  private leaving = false;
 
   constructor(id: number, context: IommufdContext, device: Device, group: DeviceGroup) {
     super(id, context, device);
@@ -20,12 +24,22 @@ export class IommufdDevice extends BoundDevice {
     return { count: this.device.maxPasids, features: this.device.master.pasidFeatures };
   }
 
+  /** True from the moment `unbind` has detached it. */
+  get unbinding(): boolean {
+    return this.leaving;
+  }
+
   override destroy(): void {
     const { context, device, group } = this;
     group.devices.delete(this);
     if (group.devices.size === 0) context.groups.delete(group.group);
     releaseDmaOwner(device);
     super.destroy();
+  }
+
+  protected override preDestroy(): void {
+    this.leaving = true;
+    if (this.vdevice !== null) this.context.objects.tombstone(this.vdevice);
   }
 
   protected attachedPasids(): number[] {

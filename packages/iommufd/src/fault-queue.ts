@@ -9,7 +9,8 @@
 import { hex, NO_PASID, PRG_INVALID_REQUEST, PRG_SUCCESS } from '@iommukit/hw';
 import { type AttachHandle, type FaultGroup, type PageFault, SysError } from '@iommukit/iommu-core';
 import type { IommufdContext } from './context.ts';
-import { type Caller, type Descriptors, type File, POLLIN, POLLOUT } from './files/file.ts';
+import { checkStream, EventFile, openEventFile } from './event-file.ts';
+import { type Caller, type Descriptors, POLLIN, POLLOUT } from './files/file.ts';
 import { IdMap } from './id-map.ts';
 import { IommufdObject, type ObjectDetails } from './object-table.ts';
 import {
@@ -31,7 +32,7 @@ export type FaultSource = AttachHandle & {
 
 export class FaultQueue extends IommufdObject {
   readonly type = 'fault';
-  private readonly context: IommufdContext;
+  readonly context: IommufdContext;
   private readonly waiting: FaultGroup[] = [];
   private readonly read = new IdMap<FaultGroup>();
 
@@ -82,7 +83,7 @@ export class FaultQueue extends IommufdObject {
    * Fills `into` with the records of whole groups, oldest first. @returns bytes filled; 0 when no group waits
    * @throws {SysError} ESPIPE not a multiple of a record; EINVAL the first group does not fit; ENOMEM
    */
-  readGroups(into: Uint8Array): number {
+  readRecords(into: Uint8Array): number {
     const recordSize = iommuHwptPgfault.size;
     if (into.length % recordSize !== 0) {
       throw new SysError('ESPIPE', 'read', `${into.length} bytes are not a multiple of ${recordSize}`);
@@ -181,36 +182,18 @@ export class FaultQueue extends IommufdObject {
   }
 }
 
-/** The descriptor's side of a fault queue. It holds the object and the context. */
-export class FaultFile implements File {
-  readonly name = 'anon_inode:[iommufd-pgfault]';
+/** The descriptor's side of a fault queue, which answers are written to. */
+class FaultFile extends EventFile {
   private readonly queue: FaultQueue;
-  private readonly context: IommufdContext;
 
-  constructor(queue: FaultQueue, context: IommufdContext) {
+  constructor(queue: FaultQueue) {
+    super('anon_inode:[iommufd-pgfault]', queue);
     this.queue = queue;
-    this.context = context;
-    queue.users++;
-    context.hold();
-  }
-
-  read(_caller: Caller, into: Uint8Array, position: bigint | null): number {
-    checkStream('read', position);
-    return this.queue.readGroups(into);
   }
 
   write(_caller: Caller, from: Uint8Array, position: bigint | null): number {
     checkStream('write', position);
     return this.queue.writeResponses(from);
-  }
-
-  poll(): number {
-    return this.queue.poll();
-  }
-
-  release(): void {
-    this.queue.users--;
-    this.context.release();
   }
 }
 
@@ -225,18 +208,7 @@ export function openFaultQueue(
 ): { readonly id: number; readonly fd: number } {
   if (flags !== 0) throw new SysError('EOPNOTSUPP', 'IOMMU_FAULT_QUEUE_ALLOC', `flags ${hex(flags)}`);
   const queue = context.objects.create((id) => new FaultQueue(id, context));
-  const file = new FaultFile(queue, context);
-  try {
-    return { id: queue.id, fd: descriptors.install(file) };
-  } catch (error) {
-    file.release();
-    context.objects.destroy(queue.id);
-    throw error;
-  }
-}
-
-function checkStream(call: string, position: bigint | null): void {
-  if (position !== null) throw new SysError('ESPIPE', call, 'a fault queue has no positions');
+  return { id: queue.id, fd: openEventFile(queue, descriptors, () => new FaultFile(queue)) };
 }
 
 function deviceIdOf(group: FaultGroup): number {

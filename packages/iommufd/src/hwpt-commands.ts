@@ -1,11 +1,11 @@
 /** The commands on devices and hardware page tables: HWPT_ALLOC, HWPT_INVALIDATE and GET_HW_INFO. */
 
 import { hex } from '@iommukit/hw';
-import { SysError, type UserData } from '@iommukit/iommu-core';
+import { type InvalidateResult, SysError, type UserArray, type UserData } from '@iommukit/iommu-core';
 import { BoundDevice } from './bound-device.ts';
 import type { IommufdContext } from './context.ts';
 import { FaultQueue } from './fault-queue.ts';
-import { allocNested, allocPaging, type Hwpt, HwptNested, HwptPaging } from './hwpt.ts';
+import { allocNested, allocNestedOnViommu, allocPaging, type Hwpt, HwptNested, HwptPaging } from './hwpt.ts';
 import { Ioas } from './ioas/ioas.ts';
 import { IommufdObject } from './object-table.ts';
 import {
@@ -18,12 +18,13 @@ import {
   IOMMU_HWPT_DATA_NONE,
   IOMMU_HWPT_FAULT_ID_VALID,
 } from './uapi/iommufd.ts';
+import { Viommu } from './viommu.ts';
 
 export type HwptAllocOptions = {
   /** IOMMU_HWPT_ alloc bits. */
   flags: number;
   deviceId: number;
-  /** An IOAS for a paging table, a nest parent for a nested one. */
+  /** An IOAS for a paging table, a nest parent or a vIOMMU for a nested one. */
   ptId: number;
   data: UserData;
   /** Used with IOMMU_HWPT_FAULT_ID_VALID only. */
@@ -46,6 +47,7 @@ export function hwptAlloc(context: IommufdContext, options: HwptAllocOptions): H
   let hwpt: Hwpt;
   if (table instanceof Ioas) hwpt = allocPaging(context, table, device, flags, data);
   else if (table instanceof HwptPaging) hwpt = allocNested(context, table, device, flags, data);
+  else if (table instanceof Viommu) hwpt = allocNestedOnViommu(context, table, device, flags, data);
   else throw new SysError('EINVAL', call, `a ${table.type} carries no page table`);
   if ((flags & IOMMU_HWPT_FAULT_ID_VALID) === 0) return hwpt;
   try {
@@ -57,79 +59,74 @@ export function hwptAlloc(context: IommufdContext, options: HwptAllocOptions): H
   return hwpt;
 }
 
-export type InvalidateOptions = {
-  hwptId: number;
-  dataType: number;
-  /** Bytes of one entry. */
-  entryLength: number;
-  entryCount: number;
-  /** `entryCount` entries from entry `first`. @throws {SysError} EFAULT */
-  entries(first: number, count: number): Uint8Array;
-};
-
 /** Entries fetched from the caller at a time. */
 const BATCH = 256;
 
 /**
- * Invalidates what hardware cached of a nested table's stage 1. No entry is a probe of the data type.
+ * Invalidates what hardware cached of a nested table's stage 1, or, by the guest's numbers, of what is in a vIOMMU. No
+ * entry is a probe of the data type.
  * @returns entries carried out; when not all, `failure` says why
  */
-export function hwptInvalidate(
-  context: IommufdContext,
-  options: InvalidateOptions,
-): { handled: number; failure: SysError | null } {
-  let handled = 0;
+export function hwptInvalidate(context: IommufdContext, hwptId: number, entries: UserArray): InvalidateResult {
+  let result: InvalidateResult;
   try {
-    const { dataType, entryLength, entryCount } = options;
-    checkEntries(entryLength, entryCount);
-    const hwpt = context.objects.get(options.hwptId, IommufdObject);
-    if (!(hwpt instanceof HwptNested)) {
-      throw new SysError('EINVAL', 'IOMMU_HWPT_INVALIDATE', `a ${hwpt.type} is not invalidated by its user`);
-    }
-    const { domain } = hwpt;
-    if (domain.invalidate === null) {
-      throw new SysError('EOPNOTSUPP', 'IOMMU_HWPT_INVALIDATE', `${hwpt.id} has no invalidation of its own`);
-    }
-    do {
-      const { bytes, count, fault } = fetchEntries(options, handled);
-      const result = domain.invalidate(dataType, bytes, entryLength, count);
-      handled += result.handled;
-      const failure = result.failure ?? fault;
-      if (failure !== null) throw failure;
-    } while (handled < entryCount);
-    return { handled, failure: null };
+    checkEntries(entries);
+    result = carryOut(context.objects.get(hwptId, IommufdObject), entries);
   } catch (error) {
     if (!(error instanceof SysError)) throw error;
-    return { handled, failure: error };
-  } finally {
-    const { trace, id } = context;
-    if (handled > 0 && trace.enabled) {
-      trace.emit({ name: 'hwpt_invalidate', context: id, hwpt: options.hwptId, entries: handled });
-    }
+    result = { handled: 0, failure: error };
   }
+  const { trace, id } = context;
+  if (result.handled > 0 && trace.enabled) {
+    trace.emit({ name: 'hwpt_invalidate', context: id, hwpt: hwptId, entries: result.handled });
+  }
+  return result;
+}
+
+/** @throws {SysError} EINVAL nothing that is invalidated; EOPNOTSUPP it has no invalidation */
+function carryOut(target: IommufdObject, entries: UserArray): InvalidateResult {
+  const call = 'IOMMU_HWPT_INVALIDATE';
+  if (target instanceof Viommu) {
+    if (target.ops.invalidate === null) throw new SysError('EOPNOTSUPP', call, `vIOMMU ${target.id} has none`);
+    return target.ops.invalidate(entries);
+  }
+  if (!(target instanceof HwptNested)) {
+    throw new SysError('EINVAL', call, `a ${target.type} is not invalidated by its user`);
+  }
+  const { domain } = target;
+  if (domain.invalidate === null) throw new SysError('EOPNOTSUPP', call, `${target.id} has none of its own`);
+  let handled = 0;
+  do {
+    const { bytes, count, fault } = fetchEntries(entries, handled);
+    const result = domain.invalidate(entries.type, bytes, entries.entryLength, count);
+    handled += result.handled;
+    const failure = result.failure ?? fault;
+    if (failure !== null) return { handled, failure };
+  } while (handled < entries.count);
+  return { handled, failure: null };
 }
 
 /** The next batch of entries; when the caller's memory ends inside it, those before and the fault. */
 function fetchEntries(
-  options: InvalidateOptions,
+  { entryLength, count: total, read }: UserArray,
   first: number,
 ): { bytes: Uint8Array; count: number; fault: SysError | null } {
-  const wanted = Math.min(BATCH, options.entryCount - first);
+  const wanted = Math.min(BATCH, total - first);
   if (wanted === 0) return { bytes: new Uint8Array(), count: 0, fault: null };
   try {
-    return { bytes: options.entries(first, wanted), count: wanted, fault: null };
+    return { bytes: read(first, wanted), count: wanted, fault: null };
   } catch (error) {
     if (!(error instanceof SysError)) throw error;
-    const bytes = new Uint8Array(wanted * options.entryLength);
+    const bytes = new Uint8Array(wanted * entryLength);
     let count = 0;
     for (; count < wanted; count++) {
       try {
-        bytes.set(options.entries(first + count, 1), count * options.entryLength);
+        bytes.set(read(first + count, 1), count * entryLength);
       } catch {
         break;
       }
     }
-    return { bytes: bytes.subarray(0, count * options.entryLength), count, fault: error };
+    return { bytes: bytes.subarray(0, count * entryLength), count, fault: error };
   }
 }
 
@@ -171,9 +168,9 @@ function findTable(context: IommufdContext, id: number, call: string): IommufdOb
   }
 }
 
-function checkEntries(length: number, count: number): void {
+function checkEntries({ entryLength, count }: UserArray): void {
   if (count === 0) return;
-  if (length === 0 || length > INVALIDATE_ENTRY_MAX || count > INVALIDATE_COUNT_MAX) {
-    throw new SysError('EINVAL', 'IOMMU_HWPT_INVALIDATE', `${count} entries of ${length} bytes`);
+  if (entryLength === 0 || entryLength > INVALIDATE_ENTRY_MAX || count > INVALIDATE_COUNT_MAX) {
+    throw new SysError('EINVAL', 'IOMMU_HWPT_INVALIDATE', `${count} entries of ${entryLength} bytes`);
   }
 }

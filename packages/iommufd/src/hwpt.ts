@@ -23,6 +23,7 @@ import {
   IOMMU_HWPT_DATA_NONE,
   IOMMU_HWPT_FAULT_ID_VALID,
 } from './uapi/iommufd.ts';
+import type { Viommu } from './viommu.ts';
 
 const PAGING_FLAGS =
   IOMMU_HWPT_ALLOC_NEST_PARENT | IOMMU_HWPT_ALLOC_DIRTY_TRACKING | IOMMU_HWPT_FAULT_ID_VALID | IOMMU_HWPT_ALLOC_PASID;
@@ -102,13 +103,16 @@ export class HwptPaging extends HwptBase {
 export class HwptNested extends HwptBase {
   readonly type = 'hwpt-nested';
   readonly parent: HwptPaging;
+  /** What it was made through, and uses in the place of its parent; null when it was made on the parent itself. */
+  readonly viommu: Viommu | null;
   readonly domain: NestedDomain;
 
-  constructor(id: number, parent: HwptPaging, domain: NestedDomain, flags: number) {
+  constructor(id: number, parent: HwptPaging, viommu: Viommu | null, domain: NestedDomain, flags: number) {
     super(id, flags);
     this.parent = parent;
+    this.viommu = viommu;
     this.domain = domain;
-    parent.users++;
+    this.below.users++;
   }
 
   get paging(): HwptPaging {
@@ -116,12 +120,12 @@ export class HwptNested extends HwptBase {
   }
 
   protected get below(): IommufdObject {
-    return this.parent;
+    return this.viommu ?? this.parent;
   }
 
   destroy(): void {
-    this.parent.users--;
     this.releaseDomain();
+    this.below.users--;
   }
 }
 
@@ -183,8 +187,39 @@ export function allocNested(
   }
   return context.objects.create((id) => {
     const domain = device.driver.allocNested(device, parent.domain, flags & ~IOMMU_HWPT_FAULT_ID_VALID, data);
-    const hwpt = new HwptNested(id, parent, domain, flags);
+    const hwpt = new HwptNested(id, parent, null, domain, flags);
     traceAlloc(context, hwpt, parent.id, 'nested');
+    return hwpt;
+  });
+}
+
+/**
+ * Makes a nested table through a vIOMMU, on its parent.
+ * @throws {SysError} EINVAL the device is behind another IOMMU; EOPNOTSUPP flags, no data, a type or a vIOMMU that has no
+ * nested tables; EINVAL bad data; EFAULT; ENOMEM
+ */
+export function allocNestedOnViommu(
+  context: IommufdContext,
+  viommu: Viommu,
+  device: Device,
+  flags: number,
+  data: UserData,
+): HwptNested {
+  const { ops, hwpt: parent } = viommu;
+  if (viommu.driver !== device.driver) {
+    throw new SysError('EINVAL', CALL, `${device.name} is not behind the IOMMU of vIOMMU ${viommu.id}`);
+  }
+  if ((flags & ~NESTED_FLAGS) !== 0 || data.length === 0 || ops.allocNested === null) {
+    throw new SysError(
+      'EOPNOTSUPP',
+      CALL,
+      `vIOMMU ${viommu.id} with flags ${hex(flags)}, ${data.length} bytes of data`,
+    );
+  }
+  return context.objects.create((id) => {
+    const domain = ops.allocNested!(flags & ~IOMMU_HWPT_FAULT_ID_VALID, data);
+    const hwpt = new HwptNested(id, parent, viommu, domain, flags);
+    traceAlloc(context, hwpt, viommu.id, 'nested');
     return hwpt;
   });
 }

@@ -26,6 +26,11 @@ export class IdMap<T> {
     this.slots[id] = value;
   }
 
+  /** Takes a number's meaning away; the number stays taken. */
+  clear(id: number): void {
+    this.slots[id] = null;
+  }
+
   get(id: number): T | undefined {
     return this.slots[id] ?? undefined;
   }

@@ -3,10 +3,11 @@
 import { SysError } from '@iommukit/iommu-core';
 import { IommufdContext, type IommufdOptions } from './context.ts';
 import type { DeviceNodes } from './files/device-nodes.ts';
-import type { Caller, File } from './files/file.ts';
+import type { Caller, File, Mapping } from './files/file.ts';
 import { Ioas } from './ioas/ioas.ts';
 import type { Command, IommufdCaller } from './ioctl/command.ts';
 import { CommandTable, iommufdIoctl, productionCommands } from './ioctl/dispatch.ts';
+import { mmapContext } from './mmap-ranges.ts';
 
 /** One open /dev/iommu. */
 export class IommufdFile implements File {
@@ -22,6 +23,10 @@ export class IommufdFile implements File {
 
   ioctl(caller: Caller, request: number, argument: bigint): number {
     return iommufdIoctl(this.commands, this.on(caller), request, argument);
+  }
+
+  mmap(_caller: Caller, length: bigint, protection: number, shared: boolean, offset: bigint): Mapping {
+    return mmapContext(this.context, length, protection, shared, offset);
   }
 
   /** `caller` with what it calls on. */

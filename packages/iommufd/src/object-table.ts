@@ -8,7 +8,17 @@ import { type Kernel, SysError } from '@iommukit/iommu-core';
 import { IdMap } from './id-map.ts';
 import type { IommufdEvent } from './trace.ts';
 
-export type ObjectType = 'access' | 'device' | 'fault' | 'hwpt-nested' | 'hwpt-paging' | 'ioas';
+export type ObjectType =
+  | 'access'
+  | 'device'
+  | 'fault'
+  | 'hw-queue'
+  | 'hwpt-nested'
+  | 'hwpt-paging'
+  | 'ioas'
+  | 'vdevice'
+  | 'veventq'
+  | 'viommu';
 
 /** Values that JSON has; addresses and lengths in bytes are hexadecimal strings. */
 export type ObjectDetails = { readonly [name: string]: DetailValue };
@@ -43,7 +53,7 @@ export class ObjectTable {
   private readonly kernel: Kernel;
   private readonly context: number;
   private readonly trace: TraceSink<IommufdEvent>;
-  private readonly objects = new IdMap<IommufdObject>();
+  private objects = new IdMap<IommufdObject>();
 
   constructor(kernel: Kernel, context: number, trace: TraceSink<IommufdEvent>) {
     this.kernel = kernel;
@@ -51,6 +61,7 @@ export class ObjectTable {
     this.trace = trace;
   }
 
+  /** Ids that are taken, those of tombstones too. */
   get size(): number {
     return this.objects.size;
   }
@@ -99,17 +110,34 @@ export class ObjectTable {
     if (--object.users === 1) this.remove(object);
   }
 
+  /**
+   * Destroys an object that nobody else uses and whose user does not expect it: its id names nothing from now on, and is
+   * not used again (Linux: iommufd_object_tombstone_user).
+   */
+  tombstone(object: IommufdObject): void {
+    this.objects.clear(object.id);
+    this.end(object);
+  }
+
   /** Destroys everything, what nobody uses first, until nothing is left. */
   destroyAll(): void {
-    while (this.objects.size > 0) {
-      const leaves = this.all().filter((object) => object.users === 1);
-      if (leaves.length === 0) throw new Error(`objects use each other in a circle: ${this.all().map((o) => o.id)}`);
-      for (const object of leaves) this.remove(object);
+    for (let left = this.all(); left.length > 0; left = this.all()) {
+      const leaves = left.filter((object) => object.users === 1);
+      if (leaves.length === 0) throw new Error(`objects use each other in a circle: ${left.map((o) => o.id)}`);
+      for (const object of leaves) {
+        // The end of one may have been that of others.
+        if (this.objects.get(object.id) === object) this.remove(object);
+      }
     }
+    this.objects = new IdMap();
   }
 
   private remove(object: IommufdObject): void {
     this.objects.delete(object.id);
+    this.end(object);
+  }
+
+  private end(object: IommufdObject): void {
     object.users = 0;
     object.destroy();
     this.emit('object_destroy', object);

@@ -44,7 +44,7 @@ export type IommufdEvent =
       readonly name: 'hwpt_alloc';
       readonly context: number;
       readonly hwpt: number;
-      /** The IOAS, or the parent HWPT of a nested one. */
+      /** The IOAS, or the parent HWPT or vIOMMU of a nested one. */
       readonly parent: number;
       readonly kind: 'paging' | 'nested';
       readonly domain: number;
@@ -53,6 +53,14 @@ export type IommufdEvent =
   | AttachEvent<'device_replace'>
   | AttachEvent<'device_detach'>
   | { readonly name: 'hwpt_invalidate'; readonly context: number; readonly hwpt: number; readonly entries: number }
+  | {
+      readonly name: 'vevent_report';
+      readonly context: number;
+      readonly veventq: number;
+      readonly sequence: number;
+      /** There was no room for it. */
+      readonly lost: boolean;
+    }
   | FaultEvent<'fault_queue'>
   | FaultEvent<'fault_read'>
   | (FaultEvent<'fault_response'> & {

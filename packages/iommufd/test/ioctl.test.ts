@@ -2,6 +2,7 @@ import { SysError } from '@iommukit/iommu-core';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import * as uapi from '../src/uapi/iommufd.ts';
+import * as uapiViommu from '../src/uapi/viommu.ts';
 import { ARGUMENT, BUFFER, Host, MEMORY } from './support/host.ts';
 
 const EPERM = -1;
@@ -37,6 +38,9 @@ const COMMANDS = [
   { request: uapi.IOMMU_HWPT_GET_DIRTY_BITMAP, size: 48, min: 48 },
   { request: uapi.IOMMU_OPTION, size: 24, min: 24 },
   { request: uapi.IOMMU_VFIO_IOAS, size: 12, min: 12 },
+  { request: uapiViommu.IOMMU_VIOMMU_ALLOC, size: 40, min: 24 },
+  { request: uapiViommu.IOMMU_VDEVICE_ALLOC, size: 24, min: 24 },
+  { request: uapiViommu.IOMMU_VEVENTQ_ALLOC, size: 32, min: 28 },
 ];
 
 /** Calls with raw bytes at ARGUMENT. */
@@ -57,10 +61,9 @@ describe('dispatch', () => {
     expect(raw(host, 0x3b95, sized(8))).toBe(ENOTTY);
     expect(raw(host, 0x3bff, sized(8))).toBe(ENOTTY);
     expect(raw(host, 0x3b6b, sized(8))).toBe(ENOTTY);
-    // The right number under another type, and production commands that are not here.
+    // The right number under another type.
     expect(raw(host, 0x3c81, sized(12))).toBe(ENOTTY);
     expect(raw(host, 0x8000_3b81, sized(12))).toBe(ENOTTY);
-    expect(raw(host, 0x3b90, sized(40))).toBe(ENOTTY);
     for (const { request, size, min } of COMMANDS) {
       expect([request, raw(host, request, sized(min - 1, size))]).toEqual([request, EINVAL]);
       expect([request, raw(host, request, sized(0, size))]).toEqual([request, EINVAL]);
@@ -179,7 +182,8 @@ describe('dispatch', () => {
         (device as unknown as { unbind(): void }).unbind();
         host.process.exit();
         expect([host.space.pinnedPages, host.user.lockedPages, host.context.objects.size]).toEqual([0, 0, 0]);
-        expect(host.driver.live).toEqual([]);
+        expect([...host.driver.live, ...host.driver.viommu!.live]).toEqual([]);
+        expect(host.kernel.frames.allocated).toBe(0);
       }),
       { numRuns: 120 },
     );

@@ -241,9 +241,9 @@ export function invalidateCache(
     if (context.rules === 'v1') throw new SysError('EINVAL', call, 'no invalidation is for one device');
     context.device(cookie, call);
   }
-  const options = encodeInvalidation(call, table?.id ?? 0, userTable, what);
+  const entries = encodeInvalidation(call, userTable, what);
   if (table === null) return;
-  const { failure } = hwptInvalidate(context.iommufd, options);
+  const { failure } = hwptInvalidate(context.iommufd, table.id, entries);
   if (failure !== null) throw failure;
 }
 

@@ -50,7 +50,7 @@ export class IoasidFaults {
         throw new SysError('EINVAL', 'read', `the group has ${size} bytes, the buffer ${into.length}`);
       }
       try {
-        ioasid.faults!.readGroups(bytes);
+        ioasid.faults!.readRecords(bytes);
       } catch (error) {
         if (done > 0 && error instanceof SysError) break;
         throw error;

@@ -4,8 +4,7 @@
  */
 
 import { hex, PAGE_SIZE, U64_MAX } from '@iommukit/hw';
-import { type Device, SysError, type UserData } from '@iommukit/iommu-core';
-import type { InvalidateOptions } from '../hwpt-commands.ts';
+import { type Device, SysError, type UserArray, type UserData } from '@iommukit/iommu-core';
 import {
   IOMMU_HW_INFO_TYPE_INTEL_VTD,
   IOMMU_HWPT_INVALIDATE_DATA_VTD_S1,
@@ -74,10 +73,9 @@ export function encodeTable({ kind, format, address, width, vendorFlags }: UserT
 /** @throws {SysError} EINVAL a range that is not of whole pages, or a PASID where there is one address space */
 export function encodeInvalidation(
   call: string,
-  hwptId: number,
   { kind, format }: UserTable,
   { range, leaf, pasid }: Invalidation,
-): InvalidateOptions {
+): UserArray {
   if (pasid !== null && kind !== 'pasid-table') throw new SysError('EINVAL', call, 'a page table has no PASIDs');
   const { address: addr, size } = range ?? { address: 0n, size: 0n };
   if (range !== null && (((addr | size) & BigInt(PAGE_SIZE - 1)) !== 0n || size === 0n || addr + size - 1n > U64_MAX)) {
@@ -94,10 +92,9 @@ export function encodeInvalidation(
     iommuHwptVtdS1Invalidate.write({ addr, npages, flags: leafFlag, reserved: 0 }, bytes);
   }
   return {
-    hwptId,
-    dataType: kind === 'pasid-table' ? format : IOMMU_HWPT_INVALIDATE_DATA_VTD_S1,
+    type: kind === 'pasid-table' ? format : IOMMU_HWPT_INVALIDATE_DATA_VTD_S1,
     entryLength: bytes.length,
-    entryCount: 1,
-    entries: () => bytes,
+    count: 1,
+    read: () => bytes,
   };
 }

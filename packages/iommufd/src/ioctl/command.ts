@@ -30,6 +30,9 @@ export type Command = {
   run(caller: IommufdCaller, bytes: Uint8Array): Outcome;
 };
 
+/** Longer than any driver's structure, in bytes; of what is longer still no more is fetched. */
+export const USER_DATA_MAX = 4096;
+
 export type StructOf<S> = S extends Struct<infer F> ? StructValues<F> : never;
 
 /** A command on `layout`, of which user space has to give at least the fields up to `last`. */

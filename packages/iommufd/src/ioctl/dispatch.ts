@@ -13,6 +13,7 @@ import { ioasCommands } from './ioas.ts';
 import { objectCommands } from './objects.ts';
 import { optionCommands } from './option.ts';
 import { type1Commands, type1Ioctl } from './type1.ts';
+import { viommuCommands } from './viommu.ts';
 
 /** The commands that an open file answers to. */
 export class CommandTable {
@@ -41,6 +42,7 @@ export const productionCommands: readonly Command[] = [
   dirtyCommands,
   optionCommands,
   type1Commands,
+  viommuCommands,
 ].flat();
 
 /**

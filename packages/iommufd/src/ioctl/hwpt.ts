@@ -11,11 +11,9 @@ import {
   type Outcome,
   reservedError,
   type StructOf,
+  USER_DATA_MAX,
   wrap,
 } from './command.ts';
-
-/** Longer than any driver's structure; of what is longer still no more is fetched. */
-const USER_DATA_MAX = 4096;
 
 export const hwptCommands: readonly Command[] = [
   command(uapi.IOMMU_HWPT_ALLOC, uapi.iommuHwptAlloc, 'reserved', allocHwpt),
@@ -60,12 +58,11 @@ function invalidate({ context, process }: IommufdCaller, cmd: StructOf<typeof ua
   if (entryNum > 0 && dataUptr === 0n) {
     return { failure: new SysError('EINVAL', 'IOMMU_HWPT_INVALIDATE', `${entryNum} entries at address 0`) };
   }
-  const { handled, failure } = hwptInvalidate(context, {
-    hwptId: cmd.hwptId,
-    dataType: cmd.dataType,
+  const { handled, failure } = hwptInvalidate(context, cmd.hwptId, {
+    type: cmd.dataType,
     entryLength: entryLen,
-    entryCount: entryNum,
-    entries: (first, count) =>
+    count: entryNum,
+    read: (first, count) =>
       copyFromUser(process.addressSpace, wrap(dataUptr + BigInt(first * entryLen)), count * entryLen),
   });
   cmd.entryNum = handled;

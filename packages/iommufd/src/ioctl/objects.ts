@@ -1,5 +1,6 @@
 /** The commands on objects of any type, and on event queues, on bytes. */
 
+import { closeEventFile } from '../event-file.ts';
 import { openFaultQueue } from '../fault-queue.ts';
 import * as uapi from '../uapi/iommufd.ts';
 import { type Command, command, type IommufdCaller, type Outcome, type StructOf } from './command.ts';
@@ -17,10 +18,5 @@ function allocFaultQueue(caller: IommufdCaller, cmd: StructOf<typeof uapi.iommuF
   const { id, fd } = openFaultQueue(context, descriptors, cmd.flags);
   cmd.outFaultId = id;
   cmd.outFaultFd = fd;
-  return {
-    undo: () => {
-      descriptors.close(fd);
-      context.objects.destroy(id);
-    },
-  };
+  return { undo: () => closeEventFile(context, descriptors, id, fd) };
 }

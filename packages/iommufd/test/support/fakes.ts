@@ -44,7 +44,9 @@ import {
   SysError,
   User,
   type UserData,
+  type ViommuCore,
 } from '@iommukit/iommu-core';
+import { FakeViommus } from './fake-viommu.ts';
 
 const PAGE = 4096n;
 
@@ -299,17 +301,28 @@ export class FakeNestedDomain implements NestedDomain {
   faultHandler: ((group: FaultGroup) => void) | null = null;
   /** Entries carried out, as hex. */
   readonly invalidated: string[] = [];
+  /** What it was made through, and goes through to be invalidated. */
+  readonly viommu: ViommuCore | null;
+  readonly invalidate: NestedDomain['invalidate'];
   freed = false;
 
-  constructor(driver: IommuDriver, id: number, parent: PagingDomain, scopes: readonly AttachScope[]) {
+  constructor(
+    driver: IommuDriver,
+    id: number,
+    parent: PagingDomain,
+    scopes: readonly AttachScope[],
+    viommu: ViommuCore | null = null,
+  ) {
     this.driver = driver;
     this.id = id;
     this.parent = parent;
     this.scopes = scopes;
+    this.viommu = viommu;
+    this.invalidate = viommu === null ? this.carryOut.bind(this) : null;
   }
 
   /** Type 0, or of a PASID table 2; 24-byte entries; an entry that starts with 0xff is bad. */
-  invalidate(dataType: number, entries: Uint8Array, entryLength: number, count: number): InvalidateResult {
+  private carryOut(dataType: number, entries: Uint8Array, entryLength: number, count: number): InvalidateResult {
     const refuse = (handled: number): InvalidateResult => {
       return { handled, failure: new SysError('EINVAL', 'fake', 'bad invalidation') };
     };
@@ -333,7 +346,7 @@ export class FakeDriver implements IommuDriver {
   readonly blockedDomain: StaticDomain;
   readonly identityDomain = null;
   readonly features = null;
-  readonly viommu = null;
+  viommu: FakeViommus | null;
   readonly kernel: Kernel;
   readonly capabilities: Set<Capability> = new Set(['cache-coherency', 'isolated-msi']);
   regions: ReservedRegion[] = [];
@@ -357,6 +370,9 @@ export class FakeDriver implements IommuDriver {
       faultHandler: null,
       free() {},
     };
+    this.viommu = new FakeViommus(kernel, (parent, viommu) => {
+      return this.add(new FakeNestedDomain(this, this.nextId++, parent, ['rid', 'pasid'], viommu));
+    });
   }
 
   get live(): (FakeDomain | FakeNestedDomain)[] {
@@ -433,6 +449,9 @@ export class FakeDriver implements IommuDriver {
   private route(device: Device, pasid: number, domain: Domain): void {
     if (domain !== this.blockedDomain) {
       if (this.incompatible.has(domain)) throw new SysError('EINVAL', 'fake', 'incompatible');
+      if (domain instanceof FakeNestedDomain && domain.viommu?.virtIdOf(device) === null) {
+        throw new SysError('ENOENT', 'fake', `${device.name} is not in the vIOMMU`);
+      }
       this.kernel.checkpoint('fake_attach');
     }
     const key = `${device.rid}:${pasid}`;

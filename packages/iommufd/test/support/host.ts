@@ -92,6 +92,8 @@ export class Host {
       pins: [...this.space.pins].sort(),
       routes: [...this.driver.routes].sort(),
       domains: this.driver.live.map((domain) => [domain.id, 'units' in domain ? [...domain.units] : null]),
+      viommus: this.driver.viommu?.live.map(({ vdevices, queues }) => [[...vdevices], [...queues.keys()]]),
+      frames: this.kernel.frames.allocated,
     };
   }
 
