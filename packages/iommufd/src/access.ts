@@ -175,7 +175,7 @@ export type LockedPages = {
 };
 
 /**
- * Pins whole pages of an IOAS for writing and locks their areas.
+ * Pins whole pages of an IOAS, as they were made to be pinned, and locks their areas.
  * @throws {SysError} EINVAL length 0, misaligned, or memory of a device; EOVERFLOW; ENOENT a part is not mapped; EPERM;
  * EADDRINUSE areas of the IOAS are not of whole pages; EFAULT; ENOMEM
  */
@@ -187,7 +187,7 @@ export function lockPages(ioas: Ioas, iova: bigint, length: bigint): LockedPages
   table.addUser(user);
   let frames: PfnRuns;
   try {
-    frames = pin(call, table, iova, length, true, true);
+    frames = pin(call, table, iova, length, false, true);
   } catch (error) {
     table.removeUser(user);
     throw error;

@@ -10,6 +10,7 @@ import { hwptGetDirtyBitmap, hwptSetDirtyTracking } from './dirty-tracking.ts';
 import { veventqAlloc } from './event-queue.ts';
 import { openFaultQueue } from './fault-queue.ts';
 import type { SystemCalls } from './files/system-calls.ts';
+import { hwQueueAlloc } from './hw-queue.ts';
 import { NO_USER_DATA } from './hwpt.ts';
 import { getHwInfo, type HwInfoResult, hwptAlloc, hwptInvalidate } from './hwpt-commands.ts';
 import { AllowedRanges } from './ioas/allowed-ranges.ts';
@@ -103,6 +104,17 @@ export type ViommuRequest = {
   type: number;
   /** The type's structure, if it has one; the driver answers in it. */
   data?: Uint8Array;
+};
+
+export type HwQueueRequest = {
+  viommuId: number;
+  /** Of enum iommu_hw_queue_type. */
+  type: number;
+  index: number;
+  /** Where it lies in the nest parent's address space. */
+  iova: U64;
+  /** Bytes. */
+  length: U64;
 };
 
 /** An event of a vIOMMU, as read from its queue. */
@@ -385,6 +397,12 @@ export class IommufdClient {
   veventqAlloc(viommuId: number, type: number, depth: number): { readonly id: number; readonly fd: number } {
     const options = { flags: 0, viommuId, type, depth };
     return this.call('IOMMU_VEVENTQ_ALLOC', ({ context, descriptors }) => veventqAlloc(context, descriptors, options));
+  }
+
+  /** A queue in guest memory that hardware reads. @returns its id. @throws {SysError} as `hwQueueAlloc` */
+  hwQueueAlloc({ viommuId, type, index, iova, length }: HwQueueRequest): number {
+    const options = { flags: 0, viommuId, type, index, iova: toU64(iova), length: toU64(length) };
+    return this.call('IOMMU_HW_QUEUE_ALLOC', ({ context }) => hwQueueAlloc(context, options).id);
   }
 
   /** At most `room` events, of `length` bytes each behind their headers. @throws {SysError} EINVAL the first is longer */

@@ -100,7 +100,7 @@ export class Viommu extends IommufdObject implements ViommuCore {
   }
 
   private freeMmaps(): void {
-    for (const range of this.mmaps.splice(0)) this.context.mmaps.free(range);
+    for (const range of this.mmaps) this.context.mmaps.free(range);
   }
 }
 

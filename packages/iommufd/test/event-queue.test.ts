@@ -3,16 +3,11 @@ import { describe, expect, test } from 'vitest';
 import type { EventQueue } from '../src/event-queue.ts';
 import { POLLIN } from '../src/files/file.ts';
 import * as uapi from '../src/uapi/viommu.ts';
+import { EEXIST, EFAULT, EINVAL, EMFILE, ENOENT, EOPNOTSUPP } from './support/errno.ts';
 import { ARGUMENT } from './support/host.ts';
 import { errno, ViommuHost } from './support/viommu-host.ts';
 
 const EVENT_TYPE = 4;
-const ENOENT = -2;
-const EFAULT = -14;
-const EEXIST = -17;
-const EINVAL = -22;
-const EMFILE = -24;
-const EOPNOTSUPP = -95;
 const HEADER = 8;
 
 const alloc = (host: ViommuHost, values: object): number => {

@@ -41,6 +41,7 @@ const COMMANDS = [
   { request: uapiViommu.IOMMU_VIOMMU_ALLOC, size: 40, min: 24 },
   { request: uapiViommu.IOMMU_VDEVICE_ALLOC, size: 24, min: 24 },
   { request: uapiViommu.IOMMU_VEVENTQ_ALLOC, size: 32, min: 28 },
+  { request: uapiViommu.IOMMU_HW_QUEUE_ALLOC, size: 40, min: 40 },
 ];
 
 /** Calls with raw bytes at ARGUMENT. */

@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import * as uapi from '../src/uapi/iommufd.ts';
 import * as uapiViommu from '../src/uapi/viommu.ts';
 import { vdeviceAlloc } from '../src/vdevice.ts';
+import { E2BIG, EEXIST, EFAULT, EINVAL, ENOENT, EOPNOTSUPP } from './support/errno.ts';
 import {
   BAD_VIRT_ID,
   fakeViommuData,
@@ -15,11 +16,6 @@ import { BUFFER } from './support/host.ts';
 import { errno, ViommuHost } from './support/viommu-host.ts';
 
 const EIO = -5;
-const ENOENT = -2;
-const EFAULT = -14;
-const EEXIST = -17;
-const EINVAL = -22;
-const EOPNOTSUPP = -95;
 const NOWHERE = 0xdead_0000n;
 
 describe('IOMMU_VIOMMU_ALLOC', () => {
@@ -369,7 +365,7 @@ describe('IOMMU_HWPT_INVALIDATE through a vIOMMU', () => {
     expect(ask({ entryNum: 1, entryLen: 16 })).toEqual([0, 1]);
     expect(host.half.invalidated.map((entry) => entry.split(':')[1])).toEqual(['0', '1']);
     put(1, 1, 0, 0);
-    expect(ask({ entryNum: 1, entryLen: 16 })).toEqual([-7, 0]);
+    expect(ask({ entryNum: 1, entryLen: 16 })).toEqual([E2BIG, 0]);
   });
 
   test('EFAULT anywhere in the array carries out nothing', () => {

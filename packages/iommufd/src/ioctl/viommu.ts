@@ -3,6 +3,7 @@
 import { copyFromUser, copyToUser, type UserReply } from '@iommukit/iommu-core';
 import { closeEventFile } from '../event-file.ts';
 import { veventqAlloc } from '../event-queue.ts';
+import { hwQueueAlloc } from '../hw-queue.ts';
 import * as uapi from '../uapi/viommu.ts';
 import { vdeviceAlloc } from '../vdevice.ts';
 import { viommuAlloc } from '../viommu.ts';
@@ -24,6 +25,11 @@ export const viommuCommands: readonly Command[] = [
     return { undo: () => context.objects.destroy(id) };
   }),
   command(uapi.IOMMU_VEVENTQ_ALLOC, uapi.iommuVeventqAlloc, 'outVeventqFd', allocVeventq),
+  command(uapi.IOMMU_HW_QUEUE_ALLOC, uapi.iommuHwQueueAlloc, 'length', ({ context }, cmd) => {
+    const { id } = hwQueueAlloc(context, { ...cmd, iova: cmd.nestingParentIova });
+    cmd.outHwQueueId = id;
+    return { undo: () => context.objects.destroy(id) };
+  }),
 ];
 
 function allocViommu({ context, process }: IommufdCaller, cmd: StructOf<typeof uapi.iommuViommuAlloc>): Outcome {
