@@ -2,15 +2,17 @@
 
 import {
   DsaFunction,
+  type DsaOptions,
   Machine,
   type PciFunction,
   RootPort,
   requesterId,
   TestFunction,
+  Trace,
   type VtdFeatures,
 } from '@iommukit/hw';
 import { Host } from '@iommukit/iommu-core';
-import { DeviceNodes, type IommufdNode, registerIommufd } from '@iommukit/iommufd';
+import { DeviceNodes, type IommufdEvent, type IommufdNode, registerIommufd } from '@iommukit/iommufd';
 import { Vfio } from '@iommukit/vfio';
 
 /** `bb:dd.f` in hexadecimal. */
@@ -21,8 +23,8 @@ export type DeviceDescription = {
   /** Offered to programs by VFIO; true by default. */
   readonly vfio?: boolean;
 } & (
-  | { readonly type: 'dsa' }
-  | { readonly type: 'test'; readonly virtualFunctions?: number }
+  | ({ readonly type: 'dsa' } & Pick<DsaOptions, 'queues' | 'engines' | 'groups' | 'pageRequests'>)
+  | { readonly type: 'test'; readonly virtualFunctions?: number; readonly pageRequests?: number }
   | { readonly type: 'root-port'; readonly bus: number; readonly acs?: boolean }
 );
 
@@ -41,6 +43,7 @@ export type Model = {
   readonly host: Host;
   readonly nodes: DeviceNodes;
   readonly iommufd: IommufdNode;
+  readonly iommufdTrace: Trace<IommufdEvent>;
   readonly vfio: Vfio;
 };
 
@@ -53,15 +56,23 @@ const ROOT_PORT = { vendorId: 0x8086, deviceId: 0x3420 } as const;
 /** Builds the machine, boots its kernel, and offers /dev/iommu and the devices. @throws {RangeError} a slot is taken */
 export function createModel(description: MachineDescription = DEFAULT_MACHINE): Model {
   const machine = new Machine({ ramBytes: RAM, features: description.iommu.features ?? {} });
-  for (const device of description.devices) machine.plug(createFunction(machine, device), parseSlot(device.slot));
+  const ports = description.devices.filter(({ type }) => type === 'root-port');
+  const endpoints = description.devices.filter(({ type }) => type !== 'root-port');
+  for (const device of [...ports, ...endpoints]) machine.plug(createFunction(machine, device), parseSlot(device.slot));
   const host = new Host(machine);
   const nodes = new DeviceNodes();
-  const iommufd = registerIommufd(nodes, { kernel: host.kernel });
+  const iommufdTrace = new Trace<IommufdEvent>(machine.scheduler);
+  const iommufd = registerIommufd(nodes, { kernel: host.kernel, trace: iommufdTrace });
   const vfio = new Vfio({ nodes, core: host.core, iommufd });
-  for (const { slot, type, vfio: offered = true } of description.devices) {
-    if (type !== 'root-port' && offered) vfio.register(host.device(parseSlot(slot)), { bars: 'trapped' });
+  for (const device of endpoints) {
+    const { rid } = host.device(parseSlot(device.slot)).pci;
+    const virtual = device.type === 'test' ? (device.virtualFunctions ?? 0) : 0;
+    const physical = host.bus.device(rid)!;
+    const functions = [physical, ...(virtual === 0 ? [] : host.bus.enableVirtualFunctions(physical, virtual))];
+    if (device.vfio === false) continue;
+    for (const pci of functions) vfio.register(host.device(pci.rid), { bars: 'trapped' });
   }
-  return { host, nodes, iommufd, vfio };
+  return { host, nodes, iommufd, iommufdTrace, vfio };
 }
 
 /** The requester id of a slot. @throws {RangeError} */
@@ -75,9 +86,9 @@ export function parseSlot(slot: Slot): number {
 function createFunction(machine: Machine, description: DeviceDescription): PciFunction {
   switch (description.type) {
     case 'dsa':
-      return new DsaFunction(machine);
+      return new DsaFunction({ ...machine, ...description });
     case 'test':
-      return new TestFunction({ ...machine, totalVfs: description.virtualFunctions ?? 0 });
+      return new TestFunction({ ...machine, ...description, totalVfs: description.virtualFunctions ?? 0 });
     case 'root-port': {
       const { bus, acs = true } = description;
       return new RootPort({ ...ROOT_PORT, secondary: bus, acs });

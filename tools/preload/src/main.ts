@@ -6,12 +6,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { checkProgram, findProgram } from './elf.ts';
 import { FileTree } from './file-tree.ts';
-import { createModel } from './machine.ts';
-import { parseOptions, USAGE } from './options.ts';
+import { createModel, type Model } from './machine.ts';
+import { loadMachine } from './machine-file.ts';
+import { type Options, parseOptions, USAGE } from './options.ts';
+import { examine, type Finding } from './privileges.ts';
 import { type End, endAs, runProgram } from './program.ts';
 import { Server } from './server/server.ts';
 import { UnixTransport } from './server/unix-transport.ts';
 import { buildShim } from './shim.ts';
+import { formatCall, traceModel } from './trace.ts';
 import { UsageError } from './usage-error.ts';
 
 /** What env(1) and its like end with when they cannot run the program. */
@@ -19,40 +22,51 @@ const CANNOT_RUN = 125;
 
 async function main(args: readonly string[]): Promise<End> {
   const options = parseOptions(args);
-  if (options.help || options.program === null) {
-    process.stdout.write(USAGE);
-    return { code: 0, signal: null };
+  const findings = examine();
+  if (options.help || options.check || options.program === null) {
+    process.stdout.write(options.help ? USAGE : findings.map(formatFinding).join(''));
+    return { code: findings.every(({ lack }) => lack === null) || options.help ? 0 : 1, signal: null };
   }
   const program = findProgram(options.program);
   checkProgram(program);
   const library = buildShim();
-  const model = createModel();
-  const { grant: granted, strict, failpoints } = options;
+  const model = options.machine === null ? createModel() : loadMachine(options.machine);
+  for (const { lack } of findings) if (lack !== null) warn(lack);
   const folder = mkdtempSync(join(tmpdir(), 'iommukit-'));
-  const memoryFolder = join(folder, 'memory');
-  const server = new Server({ ...model, memoryFolder, granted, strict, failpoints, onDefect: report });
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
-  new FileTree(join(folder, 'root'), model, failpoints);
+  new FileTree(join(folder, 'root'), model, options.failpoints);
+  const server = startServer(options, model, join(folder, 'memory'));
   const transport = await UnixTransport.listen(server, join(folder, 'server'));
   const preload = [library, process.env['LD_PRELOAD']].filter((path) => path).join(':');
-  const end = await runProgram(program, options.program, options.args, {
-    ...transport.environment,
-    LD_PRELOAD: preload,
-  });
+  const environment = { ...transport.environment, LD_PRELOAD: preload };
+  const end = await runProgram(program, options.program, options.args, environment);
   transport.close();
   server.closeAll();
-  rmSync(folder, { recursive: true, force: true });
   return end;
 }
 
-function report(error: unknown): void {
-  process.stderr.write(`iommukit-run: ${error instanceof Error ? error.stack : error}\n`);
+function startServer(options: Options, model: Model, memoryFolder: string): Server {
+  const { grant: granted, strict, failpoints, trace } = options;
+  const onDefect = (error: unknown): void => warn(error instanceof Error ? `${error.stack}` : `${error}`);
+  const common = { ...model, memoryFolder, granted, strict, failpoints, onDefect };
+  if (!trace) return new Server(common);
+  const write = (line: string): void => void process.stderr.write(`${line}\n`);
+  traceModel(model, write);
+  return new Server({ ...common, onCall: (...call) => write(formatCall(...call)) });
+}
+
+function formatFinding({ text, lack }: Finding): string {
+  return lack === null ? `${text}\n` : `${text}\n  ${lack}\n`;
+}
+
+function warn(text: string): void {
+  process.stderr.write(`iommukit-run: ${text}\n`);
 }
 
 try {
   endAs(await main(process.argv.slice(2)));
 } catch (error) {
   if (!(error instanceof UsageError)) throw error;
-  process.stderr.write(`iommukit-run: ${error.message}\n`);
+  warn(error.message);
   process.exitCode = CANNOT_RUN;
 }

@@ -40,6 +40,8 @@ export type ServerOptions = {
   strict?: boolean;
   /** Serve /proc/PID/task/TID/fail-nth. */
   failpoints?: boolean;
+  /** Hears of each call: the path or name of what it is on, its result, and why it was refused. */
+  onCall?: (pid: number, call: Call, file: string, result: number, refusal: SysError | null) => void;
   /** Hears of errors that are the server's own. */
   onDefect?: (error: unknown) => void;
 };
@@ -53,6 +55,7 @@ export class Server implements CallHandler {
   private readonly windows: Windows;
   private readonly clients = new Set<Client>();
   private readonly failNth: FailNth | null;
+  private readonly onCall: NonNullable<ServerOptions['onCall']> | null;
   private readonly onDefect: (error: unknown) => void;
   private nextNumber = 1;
   private timer: NodeJS.Timeout | null = null;
@@ -62,6 +65,7 @@ export class Server implements CallHandler {
     const { kernel, processes } = host;
     this.host = host;
     this.nodes = nodes;
+    this.onCall = options.onCall ?? null;
     this.onDefect = onDefect;
     this.frames = new ForeignFrames(kernel.memory);
     this.windows = new Windows(kernel, options.memoryFolder);
@@ -135,19 +139,24 @@ export class Server implements CallHandler {
     const { descriptors } = client;
     descriptors.begin(context.offer);
     let result: number;
+    let refusal: SysError | null = null;
     try {
       result = this.host.kernel.call(call.kind, () => this.run(client, call, context));
     } catch (error) {
-      if (error instanceof SysError) result = -error.errno;
-      else {
-        this.onDefect(error);
-        result = -EIO;
-      }
+      if (error instanceof SysError) refusal = error;
+      else this.onDefect(error);
+      result = -(refusal?.errno ?? EIO);
     }
     const { offerTaken, wants } = descriptors.end();
     if (result < 0 && wants !== null) return { result, ...wants };
+    this.onCall?.(client.pid, call, this.nameOf(call), result, refusal);
     if (call.kind === 'mmap' && result > 0) return { result: 0, values: [BigInt(result), 0n] };
     return { result, offerTaken };
+  }
+
+  private nameOf(call: Call): string {
+    if (call.kind === 'open') return call.path;
+    return 'file' in call ? (this.served.get(call.file)?.name ?? '?') : '';
   }
 
   /** Gives the result; of mmap, the number of the file to map instead. */
@@ -228,10 +237,11 @@ export class Server implements CallHandler {
   /** Lets the hardware run, and programs see what has become of their files. What takes longer goes on by itself. */
   private settle(): void {
     const { host } = this;
-    host.run(SETTLE);
+    const { scheduler } = host.machine;
+    if (scheduler.nextDue < Number.POSITIVE_INFINITY) host.run(SETTLE);
     this.windows.showStores();
     this.served.refresh();
-    if (this.timer !== null || host.machine.scheduler.nextDue === Number.POSITIVE_INFINITY) return;
+    if (this.timer !== null || scheduler.nextDue === Number.POSITIVE_INFINITY) return;
     this.timer = setTimeout(() => {
       this.timer = null;
       this.settle();

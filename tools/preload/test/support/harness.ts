@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { FileTree } from '../../src/file-tree.ts';
 import { createModel, type Model } from '../../src/machine.ts';
+import { canOpenMapFiles } from '../../src/privileges.ts';
 import { Server, type ServerOptions } from '../../src/server/server.ts';
 import { UnixTransport } from '../../src/server/unix-transport.ts';
 import { buildShim } from '../../src/shim.ts';
@@ -64,7 +65,14 @@ export class World {
   }
 
   spawn(program: string, environment: { readonly [name: string]: string } = {}): ChildProcess {
-    const env = { ...process.env, ...environment, ...this.transport!.environment, LD_PRELOAD: buildShim() };
+    const privileged = canOpenMapFiles() ? { PRIVILEGED: '1' } : {};
+    const env = {
+      ...process.env,
+      ...privileged,
+      ...environment,
+      ...this.transport!.environment,
+      LD_PRELOAD: buildShim(),
+    };
     return spawn(this.build(program), { env, stdio: ['pipe', 'pipe', 'pipe'] });
   }
 
@@ -75,7 +83,7 @@ export class World {
   private build(program: string): string {
     let path = this.built.get(program);
     if (path !== undefined) return path;
-    path = join(this.folder, program);
+    path = join(this.folder, `program-${program}`);
     const source = join(PROGRAMS, `${program}.c`);
     execFileSync('cc', ['-O1', '-g', '-Wall', '-Werror', '-o', path, source, '-lpthread']);
     this.built.set(program, path);

@@ -1,0 +1,104 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { checkProgram, findProgram } from '../src/elf.ts';
+import { parseOptions } from '../src/options.ts';
+import { buildShim } from '../src/shim.ts';
+import { UsageError } from '../src/usage-error.ts';
+import { hasCompiler, outcome, why } from './support/harness.ts';
+
+const PACKAGE = fileURLToPath(new URL('..', import.meta.url));
+const MAIN = ['--conditions=@iommukit/source', '--import', 'tsx', join(PACKAGE, 'src/main.ts')];
+
+describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
+  let folder: string;
+  beforeAll(() => {
+    folder = mkdtempSync(join(tmpdir(), 'iommukit-run-'));
+    const build = (name: string, source: string, ...flags: string[]): void => {
+      execFileSync('cc', ['-o', join(folder, name), join(PACKAGE, source), ...flags]);
+    };
+    build('dma', 'examples/dma.c', '-Wall', '-Werror');
+    build('orphan', 'test/programs/orphan.c');
+    build('static', 'test/programs/orphan.c', '-static');
+  });
+  afterAll(() => rmSync(folder, { recursive: true }));
+
+  function start(args: readonly string[], environment: { readonly [name: string]: string } = {}): ChildProcess {
+    const env = { ...process.env, TMPDIR: folder, ...environment };
+    return spawn(process.execPath, [...MAIN, ...args], { cwd: PACKAGE, env, stdio: ['pipe', 'pipe', 'pipe'] });
+  }
+  const run = (args: readonly string[], environment = {}) => outcome(start(args, environment));
+
+  test('the example of the README has a device write to its memory, and leaves nothing behind', async () => {
+    const { code, output } = await run(['--machine', 'machines/test-device.json', '--', join(folder, 'dma')]);
+    expect(output).toContain('written by the device at device 1\n');
+    expect(code).toBe(0);
+    expect(readdirSync(folder).filter((name) => name.startsWith('iommukit-'))).toEqual([]);
+  });
+
+  test('arguments, exit codes and signals are the program’s', async () => {
+    const child = start(['sh', '-c', 'trap "echo caught; exit 3" TERM; echo ready; while :; do sleep 0.1; done']);
+    const end = outcome(child);
+    once(child.stdout!, 'data').then(() => child.kill('SIGTERM'));
+    const [exited, killed, trapped] = await Promise.all([
+      run(['sh', '-c', 'echo "$0 $1"; exit 7', 'a', '--trace']),
+      run(['sh', '-c', 'kill -SEGV $$']),
+      end,
+    ]);
+    expect(exited).toMatchObject({ code: 7, output: 'a --trace\n' });
+    expect(killed).toMatchObject({ code: null, signal: 'SIGSEGV' });
+    expect(trapped).toMatchObject({ code: 3, output: 'ready\ncaught\n' });
+  });
+
+  test('a program that cannot be reached, or run, is refused with the reason', async () => {
+    const refused = await run([join(folder, 'static')]);
+    expect(refused).toMatchObject({ code: 125, output: expect.stringContaining('is statically linked') });
+    expect(() => checkProgram(join(PACKAGE, 'package.json'))).toThrow('neither an ELF program nor a script');
+    expect(() => findProgram('no-such-program')).toThrow('no such program');
+    expect(() => parseOptions([])).toThrow('no program is named');
+    expect(() => parseOptions(['--grant', 'CAP_CHOWN', 'true'])).toThrow('not CAP_CHOWN');
+    expect(() => parseOptions(['--nonsense', 'true'])).toThrow(UsageError);
+  });
+
+  test('without a C compiler it says what to install', () => {
+    const { CC } = process.env;
+    process.env['CC'] = '/nowhere/cc';
+    try {
+      expect(() => buildShim()).toThrow('A C compiler is needed once');
+    } finally {
+      if (CC === undefined) delete process.env['CC'];
+      else process.env['CC'] = CC;
+    }
+  });
+
+  test('when it is killed, the program gets EIO and goes on', async () => {
+    const child = start([join(folder, 'orphan')]);
+    const end = outcome(child);
+    await once(child.stdout!, 'data');
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    child.stdin!.write('\n');
+    expect((await end).output).toBe('ready\ndone\n');
+  });
+
+  test('the trace shows calls with the reason of a refusal', async () => {
+    const { output } = await run(['--trace', join(folder, 'dma'), '/dev/vfio/devices/vfio9']);
+    expect(output).toContain('open(/dev/vfio/devices/vfio9) = -1 open: no /dev/vfio/devices/vfio9 (ENOENT)');
+  });
+
+  test('--check says what can be used', async () => {
+    const { output } = await run(['--check']);
+    expect(output).toContain('/proc/PID/mem');
+    expect(output).toContain('/proc/PID/map_files');
+  });
+
+  test('the README shows the example as it is', () => {
+    expect(readFileSync(join(PACKAGE, 'README.md'), 'utf8')).toContain(
+      readFileSync(join(PACKAGE, 'examples/dma.c'), 'utf8').split('*/\n\n').slice(1).join('*/\n\n'),
+    );
+  });
+});
