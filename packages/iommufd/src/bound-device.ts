@@ -21,13 +21,16 @@ export abstract class BoundDevice extends IommufdObject {
   readonly context: IommufdContext;
   /** The function whose requests carry the device's DMA. */
   readonly device: Device;
+  private readonly holdsContext: boolean;
 
-  constructor(id: number, context: IommufdContext, device: Device) {
+  /** `holdsContext`: whether the context lives as long as the device is bound, or ends it. */
+  constructor(id: number, context: IommufdContext, device: Device, holdsContext = true) {
     super(id);
     this.context = context;
     this.device = device;
+    this.holdsContext = holdsContext;
     this.users++;
-    context.hold();
+    if (holdsContext) context.hold();
   }
 
   abstract readonly pasids: UserPasids;
@@ -101,7 +104,7 @@ export abstract class BoundDevice extends IommufdObject {
 
   destroy(): void {
     this.emit('device_unbind');
-    this.context.release();
+    if (this.holdsContext) this.context.release();
   }
 
   /** Called by whoever made the object, when it is complete. */

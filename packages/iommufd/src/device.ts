@@ -14,8 +14,8 @@ export class IommufdDevice extends BoundDevice {
   vdevice: Vdevice | null = null;
   private leaving = false;
 
-  constructor(id: number, context: IommufdContext, device: Device, group: DeviceGroup) {
-    super(id, context, device);
+  constructor(id: number, context: IommufdContext, device: Device, group: DeviceGroup, holdsContext = true) {
+    super(id, context, device, holdsContext);
     this.group = group;
     group.devices.add(this);
   }
@@ -64,12 +64,13 @@ export class IommufdDevice extends BoundDevice {
 }
 
 /**
- * Takes a device for a context. Its DMA is blocked until it is attached.
+ * Takes a device for a context. Its DMA is blocked until it is attached. `holdsContext` is false for a device that is
+ * itself an object of the context, which unbinds it when it ends.
  * @throws {SysError} EINVAL DMA is not coherent with CPU caches, or a device of its group must stay mapped one to one;
  * EPERM interrupts are not isolated, or its group is in the hands of another owner or of kernel drivers; EBUSY its group
  * is not at its default domain, or PASIDs are attached; ENOMEM
  */
-export function bindDevice(context: IommufdContext, device: Device): IommufdDevice {
+export function bindDevice(context: IommufdContext, device: Device, holdsContext = true): IommufdDevice {
   const call = 'iommufd_device_bind';
   if (!device.capable('cache-coherency')) throw new SysError('EINVAL', call, `DMA of ${device.name} is not coherent`);
   const unsafe = device.group.devices.find((member) => !member.capable('isolated-msi'));
@@ -81,7 +82,7 @@ export function bindDevice(context: IommufdContext, device: Device): IommufdDevi
     return context.objects.create((id) => {
       const group = context.groups.get(device.group) ?? new DeviceGroup(context, device.group);
       context.groups.set(device.group, group);
-      const bound = new IommufdDevice(id, context, device, group);
+      const bound = new IommufdDevice(id, context, device, group, holdsContext);
       bound.traceBind();
       return bound;
     });

@@ -16,6 +16,7 @@ export type ObjectType =
   | 'hwpt-nested'
   | 'hwpt-paging'
   | 'ioas'
+  | 'selftest'
   | 'vdevice'
   | 'veventq'
   | 'viommu';

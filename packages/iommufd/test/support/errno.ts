@@ -2,7 +2,9 @@
 
 export const EPERM = -1;
 export const ENOENT = -2;
+export const EIO = -5;
 export const E2BIG = -7;
+export const EBADF = -9;
 export const ENOMEM = -12;
 export const EFAULT = -14;
 export const EBUSY = -16;
@@ -13,7 +15,9 @@ export const EMFILE = -24;
 export const ENOTTY = -25;
 export const ENOSPC = -28;
 export const EDEADLK = -35;
+export const EBADE = -52;
 export const EOVERFLOW = -75;
+export const EBADFD = -77;
 export const EMSGSIZE = -90;
 export const EOPNOTSUPP = -95;
 export const EADDRINUSE = -98;
