@@ -13,7 +13,7 @@ import { fileURLToPath } from 'node:url';
 const root = fileURLToPath(new URL('../../..', import.meta.url));
 const packages = ['hw', 'iommu-core', 'iommufd', 'vfio'];
 /** What a program can import: the packages and their sub-paths. */
-const entries = [...packages, 'iommufd/ioasid'];
+const entries = [...packages, 'iommufd/ioasid', 'iommufd/selftest'];
 const project = mkdtempSync(join(tmpdir(), 'iommukit-consumer-'));
 
 function run(cwd: string, command: string, ...args: string[]): void {
