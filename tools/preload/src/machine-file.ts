@@ -8,10 +8,10 @@ import { type Schema, violations } from './schema.ts';
 import { UsageError } from './usage-error.ts';
 
 /** The machine that a file describes. @throws {UsageError} the file is not there, or describes none */
-export function loadMachine(path: string): Model {
+export function loadMachine(path: string, selftest = false): Model {
   const description = parseMachine(path);
   try {
-    return createModel(description);
+    return createModel(description, selftest);
   } catch (error) {
     if (!(error instanceof RangeError || error instanceof SysError)) throw error;
     throw new UsageError(`${path}: there is no such machine: ${error.message}`);

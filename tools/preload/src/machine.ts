@@ -13,6 +13,7 @@ import {
 } from '@iommukit/hw';
 import { Host } from '@iommukit/iommu-core';
 import { DeviceNodes, type IommufdEvent, type IommufdNode, registerIommufd } from '@iommukit/iommufd';
+import { SelftestIommu } from '@iommukit/iommufd/selftest';
 import { Vfio } from '@iommukit/vfio';
 
 /** `bb:dd.f` in hexadecimal. */
@@ -53,8 +54,11 @@ const RAM = 256 << 20;
 /** Vendor and device of a root port, as a common one has them. */
 const ROOT_PORT = { vendorId: 0x8086, deviceId: 0x3420 } as const;
 
-/** Builds the machine, boots its kernel, and offers /dev/iommu and the devices. @throws {RangeError} a slot is taken */
-export function createModel(description: MachineDescription = DEFAULT_MACHINE): Model {
+/**
+ * Builds the machine, boots its kernel, and offers /dev/iommu and the devices; with `selftest`, /dev/iommu has what the
+ * kernel's own tests need. @throws {RangeError} a slot is taken
+ */
+export function createModel(description: MachineDescription = DEFAULT_MACHINE, selftest = false): Model {
   const machine = new Machine({ ramBytes: RAM, features: description.iommu.features ?? {} });
   const ports = description.devices.filter(({ type }) => type === 'root-port');
   const endpoints = description.devices.filter(({ type }) => type !== 'root-port');
@@ -62,7 +66,9 @@ export function createModel(description: MachineDescription = DEFAULT_MACHINE): 
   const host = new Host(machine);
   const nodes = new DeviceNodes();
   const iommufdTrace = new Trace<IommufdEvent>(machine.scheduler);
-  const iommufd = registerIommufd(nodes, { kernel: host.kernel, trace: iommufdTrace });
+  const { kernel } = host;
+  const commands = selftest ? new SelftestIommu({ kernel }).commands : [];
+  const iommufd = registerIommufd(nodes, { kernel, trace: iommufdTrace }, commands);
   const vfio = new Vfio({ nodes, core: host.core, iommufd });
   for (const device of endpoints) {
     const { rid } = host.device(parseSlot(device.slot)).pci;

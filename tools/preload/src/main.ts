@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { checkProgram, findProgram } from './elf.ts';
 import { FileTree } from './file-tree.ts';
-import { createModel, type Model } from './machine.ts';
+import { createModel, DEFAULT_MACHINE, type Model } from './machine.ts';
 import { loadMachine } from './machine-file.ts';
 import { type Options, parseOptions, USAGE } from './options.ts';
 import { examine, type Finding } from './privileges.ts';
@@ -30,7 +30,7 @@ async function main(args: readonly string[]): Promise<End> {
   const program = findProgram(options.program);
   checkProgram(program);
   const library = buildShim();
-  const model = options.machine === null ? createModel() : loadMachine(options.machine);
+  const model = createModelOf(options);
   for (const { lack } of findings) if (lack !== null) warn(lack);
   const folder = mkdtempSync(join(tmpdir(), 'iommukit-'));
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
@@ -43,6 +43,10 @@ async function main(args: readonly string[]): Promise<End> {
   transport.close();
   server.closeAll();
   return end;
+}
+
+function createModelOf({ machine, selftest }: Options): Model {
+  return machine === null ? createModel(DEFAULT_MACHINE, selftest) : loadMachine(machine, selftest);
 }
 
 function startServer(options: Options, model: Model, memoryFolder: string): Server {

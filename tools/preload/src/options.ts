@@ -12,6 +12,7 @@ Runs a program that uses /dev/iommu or /dev/vfio on models of the hardware.
   --machine FILE   the machine, in JSON; by default one VT-d unit and one DSA
   --grant CAP      take the program to have this capability: ${CAPABILITIES.join(', ')}
   --strict         refuse to pin private memory, which cannot be kept when the program unmaps it
+  --selftest       have the mock IOMMU and IOMMU_TEST_CMD of the kernel's own tests
   --failpoints     serve /proc/PID/task/TID/fail-nth and /sys/kernel/debug/fail*
   --trace          show what happens, on standard error
   --check          say what of this system can be used, and end
@@ -22,6 +23,7 @@ export type Options = {
   readonly machine: string | null;
   readonly grant: readonly ProcessCapability[];
   readonly strict: boolean;
+  readonly selftest: boolean;
   readonly failpoints: boolean;
   readonly trace: boolean;
   readonly check: boolean;
@@ -34,6 +36,7 @@ const config = {
   machine: { type: 'string' },
   grant: { type: 'string', multiple: true },
   strict: { type: 'boolean' },
+  selftest: { type: 'boolean' },
   failpoints: { type: 'boolean' },
   trace: { type: 'boolean' },
   check: { type: 'boolean' },
@@ -50,10 +53,12 @@ export function parseOptions(args: readonly string[]): Options {
     throw new UsageError((error as Error).message);
   }
   const [program = null, ...rest] = args.slice(args[end] === '--' ? end + 1 : end);
-  const { machine = null, grant = [], strict = false, failpoints = false } = values;
+  const { machine = null, grant = [], strict = false } = values;
+  const { selftest = false, failpoints = false } = values;
   const { trace = false, check = false, help = false } = values;
   if (program === null && !check && !help) throw new UsageError('no program is named');
-  return { machine, grant: grant.map(capability), strict, failpoints, trace, check, help, program, args: rest };
+  const flags = { strict, selftest, failpoints, trace, check, help };
+  return { machine, grant: grant.map(capability), ...flags, program, args: rest };
 }
 
 function parse(args: string[]) {
