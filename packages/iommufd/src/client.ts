@@ -4,13 +4,11 @@
  */
 
 import { toU64, type U64, U64_MAX } from '@iommukit/hw';
-import type { Fields, InvalidateResult, Struct, StructValues, UserData, UserReply } from '@iommukit/iommu-core';
+import type { Fields, InvalidateResult, Struct, StructValues, UserData } from '@iommukit/iommu-core';
 import { arrayMemory } from './dirty-bitmap.ts';
 import { hwptGetDirtyBitmap, hwptSetDirtyTracking } from './dirty-tracking.ts';
-import { veventqAlloc } from './event-queue.ts';
 import { openFaultQueue } from './fault-queue.ts';
 import type { SystemCalls } from './files/system-calls.ts';
-import { hwQueueAlloc } from './hw-queue.ts';
 import { NO_USER_DATA } from './hwpt.ts';
 import { getHwInfo, type HwInfoResult, hwptAlloc, hwptInvalidate } from './hwpt-commands.ts';
 import { AllowedRanges } from './ioas/allowed-ranges.ts';
@@ -31,9 +29,6 @@ import type { IommufdCaller } from './ioctl/command.ts';
 import { iommufdFileOf } from './iommufd-file.ts';
 import { hugePagesOption, rlimitModeOption } from './options.ts';
 import * as uapi from './uapi/iommufd.ts';
-import * as uapiViommu from './uapi/viommu.ts';
-import { vdeviceAlloc } from './vdevice.ts';
-import { viommuAlloc } from './viommu.ts';
 
 /** What the mapping allows; both by default. */
 export type MapAccess = { readable?: boolean; writable?: boolean };
@@ -95,33 +90,6 @@ export type VtdStage1Request = HwptRequest & {
   addressWidth: number;
   /** IOMMU_VTD_S1_ bits. */
   stage1Flags?: number;
-};
-
-export type ViommuRequest = {
-  deviceId: number;
-  parentId: number;
-  /** Of enum iommu_viommu_type. */
-  type: number;
-  /** The type's structure, if it has one; the driver answers in it. */
-  data?: Uint8Array;
-};
-
-export type HwQueueRequest = {
-  viommuId: number;
-  /** Of enum iommu_hw_queue_type. */
-  type: number;
-  index: number;
-  /** Where it lies in the nest parent's address space. */
-  iova: U64;
-  /** Bytes. */
-  length: U64;
-};
-
-/** An event of a vIOMMU, as read from its queue. */
-export type VeventRecord = {
-  readonly sequence: number;
-  /** Null: events up to this number were lost. */
-  readonly data: Uint8Array | null;
 };
 
 export type InvalidateRequest = {
@@ -304,7 +272,7 @@ export class IommufdClient {
   /** A nested table of any type, on a nest parent or through a vIOMMU. @returns its id. @throws {SysError} as `hwptAlloc` */
   hwptAllocNested(request: NestedRequest): number {
     const { parentId, type, data } = request;
-    return this.hwptAlloc(request, parentId, hwptFlags(request), replyIn(type, data));
+    return this.hwptAlloc(request, parentId, hwptFlags(request), { type, length: data.length, read: () => data });
   }
 
   /** Whether pinned pages are charged to the user or to the address space alone. */
@@ -380,47 +348,6 @@ export class IommufdClient {
     });
   }
 
-  /** A virtual IOMMU on a nest parent. @returns its id. @throws {SysError} as `viommuAlloc` */
-  viommuAlloc({ deviceId, parentId, type, data }: ViommuRequest): number {
-    const reply = data === undefined ? null : replyIn(type, data);
-    const options = { flags: 0, type, deviceId, hwptId: parentId, data: reply };
-    return this.call('IOMMU_VIOMMU_ALLOC', ({ context }) => viommuAlloc(context, options).id);
-  }
-
-  /** Puts a device into a vIOMMU. @returns the id of the vDEVICE. @throws {SysError} as `vdeviceAlloc` */
-  vdeviceAlloc(viommuId: number, deviceId: number, virtId: U64): number {
-    const options = { viommuId, deviceId, virtId: toU64(virtId) };
-    return this.call('IOMMU_VDEVICE_ALLOC', ({ context }) => vdeviceAlloc(context, options).id);
-  }
-
-  /** A queue for events of one type of a vIOMMU, and its descriptor. @throws {SysError} as `veventqAlloc` */
-  veventqAlloc(viommuId: number, type: number, depth: number): { readonly id: number; readonly fd: number } {
-    const options = { flags: 0, viommuId, type, depth };
-    return this.call('IOMMU_VEVENTQ_ALLOC', ({ context, descriptors }) => veventqAlloc(context, descriptors, options));
-  }
-
-  /** A queue in guest memory that hardware reads. @returns its id. @throws {SysError} as `hwQueueAlloc` */
-  hwQueueAlloc({ viommuId, type, index, iova, length }: HwQueueRequest): number {
-    const options = { flags: 0, viommuId, type, index, iova: toU64(iova), length: toU64(length) };
-    return this.call('IOMMU_HW_QUEUE_ALLOC', ({ context }) => hwQueueAlloc(context, options).id);
-  }
-
-  /** At most `room` events, of `length` bytes each behind their headers. @throws {SysError} EINVAL the first is longer */
-  readVevents(fd: number, length: number, room = 512): VeventRecord[] {
-    const layout = uapiViommu.iommufdVeventHeader;
-    const bytes = new Uint8Array(room * (layout.size + length));
-    const filled = this.system.read(fd, bytes);
-    const records: VeventRecord[] = [];
-    for (let at = 0; at < filled; ) {
-      const { flags, sequence } = layout.read(bytes, at);
-      const lost = (flags & uapiViommu.IOMMU_VEVENTQ_FLAG_LOST_EVENTS) !== 0;
-      const end = at + layout.size + (lost ? 0 : length);
-      records.push({ sequence, data: lost ? null : bytes.subarray(at + layout.size, end) });
-      at = end;
-    }
-    return records;
-  }
-
   /** A fault queue and its descriptor. @throws {SysError} ENOMEM, EMFILE */
   faultQueueAlloc(): { readonly id: number; readonly fd: number } {
     return this.call('IOMMU_FAULT_QUEUE_ALLOC', ({ context, descriptors }) => openFaultQueue(context, descriptors, 0));
@@ -478,11 +405,6 @@ function mapFlags({ readable = true, writable = true }: MapAccess, iova: U64 | u
 
 function hwptFlags({ pasid = false, faultId }: HwptRequest): number {
   return (pasid ? uapi.IOMMU_HWPT_ALLOC_PASID : 0) | (faultId === undefined ? 0 : uapi.IOMMU_HWPT_FAULT_ID_VALID);
-}
-
-/** A structure of the program, for the driver to read and to answer in. */
-function replyIn(type: number, data: Uint8Array): UserReply {
-  return { type, length: data.length, read: () => data.slice(), write: (bytes) => data.set(bytes) };
 }
 
 function encode<F extends Fields>(layout: Struct<F>, values: StructValues<F>): Uint8Array {

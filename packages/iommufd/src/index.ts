@@ -18,7 +18,6 @@ export {
   type DirtyRequest,
   type FaultRecord,
   type HwptRequest,
-  type HwQueueRequest,
   type InvalidateRequest,
   IommufdClient,
   type MapAccess,
@@ -26,8 +25,6 @@ export {
   type MapRequest,
   type NestedRequest,
   type PagingRequest,
-  type VeventRecord,
-  type ViommuRequest,
   type VtdInvalidation,
   type VtdStage1Request,
 } from './client.ts';
@@ -197,3 +194,4 @@ export {
   iommuViommuAlloc,
   VEVENTQ_DEPTH_MAX,
 } from './uapi/viommu.ts';
+export { type HwQueueRequest, type VeventRecord, ViommuClient, type ViommuRequest } from './viommu-client.ts';

@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { createAccess } from '../src/access.ts';
 import { bindDevice } from '../src/device.ts';
 import { iommufdContextOf } from '../src/iommufd-file.ts';
+import { ViommuClient } from '../src/viommu-client.ts';
 import { fakeViommuData, HW_QUEUE_TYPE, VIOMMU_HWPT_TYPE, VIOMMU_TYPE } from './support/fake-viommu.ts';
 import { FakeDriver, fakeDevice } from './support/fakes.ts';
 import { VtdHost } from './support/vtd-host.ts';
@@ -46,6 +47,7 @@ function idleFrames(): number {
 function everything() {
   const host = machine();
   const { client, system, device: faulting, tester } = host;
+  const viommus = new ViommuClient(system, client.fd);
   const { kernel } = host.machine;
   const context = iommufdContextOf(system.file(client.fd));
   const va = host.memory(Number(PAGES));
@@ -80,13 +82,13 @@ function everything() {
   const deviceId = virtual.id;
   const parentId = client.hwptAllocPaging({ deviceId, ioasId, nestParent: true });
   const data = new Uint8Array(fakeViommuData.size);
-  const viommuId = client.viommuAlloc({ deviceId, parentId, type: VIOMMU_TYPE, data });
+  const viommuId = viommus.viommuAlloc({ deviceId, parentId, type: VIOMMU_TYPE, data });
   const { mmapOffset: offset, mmapLength: length } = fakeViommuData.read(data);
   const window = system.mmap({ fd: client.fd, offset, length });
   host.process.memory!.store(window, 4, 1n);
-  client.vdeviceAlloc(viommuId, deviceId, 0x99n);
+  viommus.vdeviceAlloc(viommuId, deviceId, 0x99n);
   const gone = bindFake(0x901);
-  client.vdeviceAlloc(viommuId, gone.id, 0x9an);
+  viommus.vdeviceAlloc(viommuId, gone.id, 0x9an);
   host.inKernel(() => gone.unbind());
   const inVm = client.hwptAllocNested({
     deviceId,
@@ -95,11 +97,11 @@ function everything() {
     data: new Uint8Array(8),
   });
   host.inKernel(() => virtual.attach(inVm));
-  const { fd: eventFd } = client.veventqAlloc(viommuId, EVENT_TYPE, 1);
+  const { fd: eventFd } = viommus.veventqAlloc(viommuId, EVENT_TYPE, 1);
   const { core } = driver.viommu!.made[0]!;
   for (const byte of [1, 2]) host.inKernel(() => core.reportEvent(EVENT_TYPE, Uint8Array.of(byte)));
   for (const index of [0, 1]) {
-    client.hwQueueAlloc({ viommuId, type: HW_QUEUE_TYPE, index, iova: BigInt(index) * 0x800n, length: 0x800n });
+    viommus.hwQueueAlloc({ viommuId, type: HW_QUEUE_TYPE, index, iova: BigInt(index) * 0x800n, length: 0x800n });
   }
 
   let pinned = true;

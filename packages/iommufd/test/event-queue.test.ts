@@ -18,7 +18,7 @@ const alloc = (host: ViommuHost, values: object): number => {
 /** A host whose vIOMMU has an event queue of this depth. */
 function setUp(depth: number) {
   const host = new ViommuHost();
-  const { id, fd } = host.client.veventqAlloc(host.viommuId, EVENT_TYPE, depth);
+  const { id, fd } = host.viommus.veventqAlloc(host.viommuId, EVENT_TYPE, depth);
   const report = (...bytes: number[]): void => host.half.core.reportEvent(EVENT_TYPE, Uint8Array.from(bytes));
   const read = (length: number): Uint8Array => {
     const bytes = new Uint8Array(length);
@@ -99,13 +99,13 @@ describe('the driver', () => {
     const { host, report, fd } = setUp(1);
     report(1);
     report(2);
-    expect(host.client.readVevents(fd, 1)).toEqual([
+    expect(host.viommus.readVevents(fd, 1)).toEqual([
       { sequence: 0, data: Uint8Array.of(1) },
       { sequence: 1, data: null },
     ]);
     host.kernel.failpoints.arm(1);
     expect(errno(() => report(3))).toBe('ENOMEM');
-    expect(host.client.readVevents(fd, 1)).toEqual([{ sequence: 2, data: null }]);
+    expect(host.viommus.readVevents(fd, 1)).toEqual([{ sequence: 2, data: null }]);
     expect(host.eventsOf('vevent_report').map(({ sequence, lost }) => [sequence, lost])).toEqual([
       [0, false],
       [1, true],
@@ -118,7 +118,7 @@ describe('the driver', () => {
     const data = Uint8Array.of(1, 2);
     host.half.core.reportEvent(EVENT_TYPE, data);
     data.fill(9);
-    expect(host.client.readVevents(fd, 2)[0]!.data).toEqual(Uint8Array.of(1, 2));
+    expect(host.viommus.readVevents(fd, 2)[0]!.data).toEqual(Uint8Array.of(1, 2));
   });
 });
 
@@ -169,12 +169,12 @@ describe('reading', () => {
     for (const byte of [1, 2, 3, 4]) report(byte);
     read(HEADER + 1);
     report(5);
-    expect(host.client.readVevents(fd, 1)).toEqual([
+    expect(host.viommus.readVevents(fd, 1)).toEqual([
       { sequence: 1, data: Uint8Array.of(2) },
       { sequence: 4, data: Uint8Array.of(5) },
     ]);
     report(6);
-    expect(host.client.readVevents(fd, 1)).toEqual([{ sequence: 5, data: Uint8Array.of(6) }]);
+    expect(host.viommus.readVevents(fd, 1)).toEqual([{ sequence: 5, data: Uint8Array.of(6) }]);
   });
 
   test('ENOMEM where the note cannot be copied leaves it to be read again', () => {
@@ -182,11 +182,11 @@ describe('reading', () => {
     report(1);
     report(2);
     host.kernel.failpoints.arm(1);
-    expect(host.client.readVevents(fd, 1)).toEqual([{ sequence: 0, data: Uint8Array.of(1) }]);
+    expect(host.viommus.readVevents(fd, 1)).toEqual([{ sequence: 0, data: Uint8Array.of(1) }]);
     host.kernel.failpoints.arm(1);
-    expect(errno(() => host.client.readVevents(fd, 1))).toBe('ENOMEM');
+    expect(errno(() => host.viommus.readVevents(fd, 1))).toBe('ENOMEM');
     host.kernel.failpoints.arm(0);
-    expect(host.client.readVevents(fd, 1)).toEqual([{ sequence: 1, data: null }]);
+    expect(host.viommus.readVevents(fd, 1)).toEqual([{ sequence: 1, data: null }]);
   });
 
   test('sequence numbers go on from 0 after 2^31 - 1', () => {
@@ -196,7 +196,7 @@ describe('reading', () => {
     report(1);
     report(2);
     report(3);
-    expect(host.client.readVevents(fd, 1).map(({ sequence }) => sequence)).toEqual([0x7fff_ffff, 1]);
+    expect(host.viommus.readVevents(fd, 1).map(({ sequence }) => sequence)).toEqual([0x7fff_ffff, 1]);
   });
 
   test('what is read is what a list of the kernel would give, whatever is reported, lost and read', () => {

@@ -30,7 +30,7 @@ class QueueHost extends ViommuHost {
   }
 
   queue(index: number, iova: bigint, length: bigint): number {
-    return this.client.hwQueueAlloc({ viommuId: this.viommuId, type: HW_QUEUE_TYPE, index, iova, length });
+    return this.viommus.hwQueueAlloc({ viommuId: this.viommuId, type: HW_QUEUE_TYPE, index, iova, length });
   }
 
   unmap(iova: bigint, length: bigint): number {
@@ -130,14 +130,14 @@ describe('a hardware queue', () => {
   test('F14 two queues on one page: either keeps it', () => {
     for (const first of [0, 1]) {
       const host = new QueueHost();
-      const second = host.client.viommuAlloc({
+      const second = host.viommus.viommuAlloc({
         deviceId: host.device.id,
         parentId: host.parentId,
         type: VIOMMU_TYPE,
       });
       const ids = [
         host.queue(0, GPA, 0x800n),
-        host.client.hwQueueAlloc({ viommuId: second, type: HW_QUEUE_TYPE, index: 0, iova: GPA + 0x800n, length: 1n }),
+        host.viommus.hwQueueAlloc({ viommuId: second, type: HW_QUEUE_TYPE, index: 0, iova: GPA + 0x800n, length: 1n }),
       ];
       host.client.destroy(ids[first]!);
       expect(host.unmap(GPA, 8n * PAGE)).toBe(EBUSY);
@@ -189,10 +189,10 @@ describe('a hardware queue', () => {
 
   test('depends on no queue of another vIOMMU, and not on itself', () => {
     const host = new QueueHost();
-    const { client, device, parentId } = host;
+    const { viommus, device, parentId } = host;
     host.queue(0, GPA, PAGE);
-    const other = client.viommuAlloc({ deviceId: device.id, parentId, type: VIOMMU_TYPE });
-    client.hwQueueAlloc({ viommuId: other, type: HW_QUEUE_TYPE, index: 0, iova: GPA, length: PAGE });
+    const other = viommus.viommuAlloc({ deviceId: device.id, parentId, type: VIOMMU_TYPE });
+    viommus.hwQueueAlloc({ viommuId: other, type: HW_QUEUE_TYPE, index: 0, iova: GPA, length: PAGE });
     const [mine, foreign] = host.context.objects.all().filter(({ type }) => type === 'hw-queue') as HwQueue[];
     expect(errno(() => mine!.depend(foreign!))).toBe('EINVAL');
     expect(errno(() => mine!.depend(mine!))).toBe('EINVAL');

@@ -9,6 +9,7 @@ import { SystemCalls } from '../src/files/system-calls.ts';
 import { iommufdFileOf, registerIommufd } from '../src/iommufd-file.ts';
 import { type MmapRange, MmapRanges } from '../src/mmap-ranges.ts';
 import { IommufdObject } from '../src/object-table.ts';
+import { ViommuClient } from '../src/viommu-client.ts';
 import { fakeViommuData, VIOMMU_TYPE } from './support/fake-viommu.ts';
 import { FakeDriver, fakeDevice, fakeKernel } from './support/fakes.ts';
 import { errno } from './support/viommu-host.ts';
@@ -27,6 +28,7 @@ function setUp(inData = 0xbeef) {
   const system = new SystemCalls({ kernel, processes, process, nodes });
   const fd = system.open('/dev/iommu');
   const client = new IommufdClient(system, fd);
+  const viommus = new ViommuClient(system, fd);
   const file = iommufdFileOf(system.file(fd));
   const device = bindDevice(file.context, fakeDevice(driver, 0x100));
   const ioasId = client.ioasAlloc();
@@ -34,7 +36,7 @@ function setUp(inData = 0xbeef) {
   const alloc = (value: number): { id: number; offset: bigint; length: bigint } => {
     const data = new Uint8Array(fakeViommuData.size);
     fakeViommuData.write({ inData: value, outData: 0, mmapOffset: 0n, mmapLength: 0n }, data);
-    const id = client.viommuAlloc({ deviceId: device.id, parentId, type: VIOMMU_TYPE, data });
+    const id = viommus.viommuAlloc({ deviceId: device.id, parentId, type: VIOMMU_TYPE, data });
     const { mmapOffset: offset, mmapLength: length } = fakeViommuData.read(data);
     return { id, offset, length };
   };

@@ -11,9 +11,9 @@ const GPA = 0x10_0000n;
 /** A host with guest memory and a first hardware queue. */
 function setUp(): ViommuHost {
   const host = new ViommuHost();
-  const { client, ioasId, viommuId } = host;
+  const { client, viommus, ioasId, viommuId } = host;
   client.ioasMap({ ioasId, userVa: MEMORY, length: 0x4000n, iova: GPA });
-  client.hwQueueAlloc({ viommuId, type: HW_QUEUE_TYPE, index: 0, iova: GPA, length: 0x1000n });
+  viommus.hwQueueAlloc({ viommuId, type: HW_QUEUE_TYPE, index: 0, iova: GPA, length: 0x1000n });
   return host;
 }
 

@@ -57,17 +57,17 @@ class World {
 
   run({ kind, a, b, c }: Step): void {
     const { host, devices, files } = this;
-    const { client } = host;
+    const { client, viommus } = host;
     const deviceId = pick(host, 'device', a);
     const viommuId = pick(host, 'viommu', b);
     const iova = 0x10_0000n + BigInt(b % 9) * 0x1000n;
     if (kind === 'hwpt') client.hwptAllocPaging({ deviceId, ioasId: pick(host, 'ioas', b), nestParent: c > 0 });
     else if (kind === 'viommu') {
-      client.viommuAlloc({ deviceId, parentId: pick(host, 'hwpt-paging', b), type: c === 0 ? 1 : VIOMMU_TYPE });
-    } else if (kind === 'vdevice') client.vdeviceAlloc(viommuId, deviceId, c);
-    else if (kind === 'veventq') files.push(client.veventqAlloc(viommuId, 1 + (a % 2), c));
+      viommus.viommuAlloc({ deviceId, parentId: pick(host, 'hwpt-paging', b), type: c === 0 ? 1 : VIOMMU_TYPE });
+    } else if (kind === 'vdevice') viommus.vdeviceAlloc(viommuId, deviceId, c);
+    else if (kind === 'veventq') files.push(viommus.veventqAlloc(viommuId, 1 + (a % 2), c));
     else if (kind === 'hw queue')
-      client.hwQueueAlloc({ viommuId, type: HW_QUEUE_TYPE, index: c, iova, length: 0x1800n });
+      viommus.hwQueueAlloc({ viommuId, type: HW_QUEUE_TYPE, index: c, iova, length: 0x1800n });
     else if (kind === 'nested') {
       const queue = c === 0 ? { faultId: pick(host, 'fault', c) } : {};
       const data = new Uint8Array(8);

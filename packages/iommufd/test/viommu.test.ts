@@ -103,7 +103,7 @@ describe('IOMMU_VIOMMU_ALLOC', () => {
     host.space.read(BUFFER, bytes);
     expect([...bytes.subarray(0, 9)]).toEqual(new Array(9).fill(0x11));
     const data = new Uint8Array(24);
-    host.client.viommuAlloc({ deviceId: host.device.id, parentId: host.parentId, type: VIOMMU_TYPE, data });
+    host.viommus.viommuAlloc({ deviceId: host.device.id, parentId: host.parentId, type: VIOMMU_TYPE, data });
     expect(fakeViommuData.read(data)).toMatchObject({ mmapOffset: 0x5000n, mmapLength: 0x2000n });
   });
 });
@@ -118,7 +118,7 @@ describe('IOMMU_VDEVICE_ALLOC', () => {
     const host = new ViommuHost();
     const { core } = host.half;
     const top = 2n ** 64n - 1n;
-    const id = host.client.vdeviceAlloc(host.viommuId, host.device.id, top);
+    const id = host.viommus.vdeviceAlloc(host.viommuId, host.device.id, top);
     expect([host.users(host.viommuId), host.users(host.device.id), host.users(id)]).toEqual([2, 2, 1]);
     expect([core.findDevice(top), core.virtIdOf(host.device.device)]).toEqual([host.device.device, top]);
     expect([core.findDevice(0n), core.virtIdOf(host.bind().device)]).toEqual([null, null]);
@@ -143,7 +143,7 @@ describe('IOMMU_VDEVICE_ALLOC', () => {
   test('ENOENT a device that is being unbound', () => {
     const host = new ViommuHost();
     const { viommuId, device } = host;
-    host.client.vdeviceAlloc(viommuId, device.id, 1n);
+    host.viommus.vdeviceAlloc(viommuId, device.id, 1n);
     const refusals: unknown[] = [];
     host.half.onVdeviceGone = () => {
       refusals.push(errno(() => vdeviceAlloc(host.context, { viommuId, deviceId: device.id, virtId: 2n })));
@@ -163,7 +163,7 @@ describe('IOMMU_VDEVICE_ALLOC', () => {
   test('EEXIST a second one of a device, in whatever vIOMMU, and a second one at a number of a vIOMMU', () => {
     const host = new ViommuHost();
     const { device, parentId } = host;
-    const second = host.client.viommuAlloc({ deviceId: device.id, parentId, type: VIOMMU_TYPE });
+    const second = host.viommus.viommuAlloc({ deviceId: device.id, parentId, type: VIOMMU_TYPE });
     const other = host.bind();
     expect(alloc(host, {})).toBe(0);
     const before = host.snapshot();
@@ -186,7 +186,7 @@ describe('IOMMU_VDEVICE_ALLOC', () => {
   test('a driver need not hear of devices', () => {
     const host = new ViommuHost();
     host.half.initVdevice = null;
-    const id = host.client.vdeviceAlloc(host.viommuId, host.device.id, 5n);
+    const id = host.viommus.vdeviceAlloc(host.viommuId, host.device.id, 5n);
     expect(host.half.core.findDevice(5n)).toBe(host.device.device);
     host.client.destroy(id);
   });
@@ -195,8 +195,8 @@ describe('IOMMU_VDEVICE_ALLOC', () => {
 describe('tombstones', () => {
   test('the vDEVICE of a device that is unbound is gone, and its id is not used again before the file is closed', () => {
     const host = new ViommuHost();
-    const { viommuId, device, client } = host;
-    const id = client.vdeviceAlloc(viommuId, device.id, 0x99n);
+    const { viommuId, device, client, viommus } = host;
+    const id = viommus.vdeviceAlloc(viommuId, device.id, 0x99n);
     device.attach(host.allocNested());
     const deviceId = device.id;
     device.unbind();
@@ -207,9 +207,9 @@ describe('tombstones', () => {
     const ids = [1, 2, 3, 4].map(() => client.ioasAlloc());
     expect(ids).not.toContain(id);
     // The number in the vIOMMU is free.
-    const again = client.vdeviceAlloc(viommuId, fresh.id, 0x99n);
+    const again = viommus.vdeviceAlloc(viommuId, fresh.id, 0x99n);
     expect([errno(() => client.destroy(id)), errno(() => client.destroy(again))]).toEqual(['ENOENT', null]);
-    for (const call of [() => client.vdeviceAlloc(id, fresh.id, 1n), () => client.ioasUnmapAll(id)]) {
+    for (const call of [() => viommus.vdeviceAlloc(id, fresh.id, 1n), () => client.ioasUnmapAll(id)]) {
       expect(errno(call)).toBe('ENOENT');
     }
     fresh.unbind();
@@ -219,7 +219,7 @@ describe('tombstones', () => {
 
   test('one that its user has destroyed leaves none', () => {
     const host = new ViommuHost();
-    const id = host.client.vdeviceAlloc(host.viommuId, host.device.id, 0x99n);
+    const id = host.viommus.vdeviceAlloc(host.viommuId, host.device.id, 0x99n);
     host.client.destroy(id);
     host.device.unbind();
     expect([host.client.ioasAlloc(), host.client.ioasAlloc()]).toEqual([1, id]);
@@ -247,7 +247,7 @@ describe('IOMMU_HWPT_ALLOC through a vIOMMU', () => {
     // A vIOMMU alone is nothing to attach to; a table of it takes a device that is in it.
     expect(errno(() => host.device.attach(host.viommuId))).toBe('EINVAL');
     expect(errno(() => host.device.attach(id))).toBe('ENOENT');
-    host.client.vdeviceAlloc(host.viommuId, host.device.id, 1n);
+    host.viommus.vdeviceAlloc(host.viommuId, host.device.id, 1n);
     host.device.attach(id);
     expect(errno(() => host.client.destroy(id))).toBe('EBUSY');
     host.device.detach();
@@ -291,7 +291,7 @@ describe('IOMMU_HWPT_ALLOC through a vIOMMU', () => {
     const data = new Uint8Array(8);
     const request = { deviceId: device.id, parentId: viommuId, type: VIOMMU_HWPT_TYPE, data, faultId };
     const hwpt = host.client.hwptAllocNested(request);
-    host.client.vdeviceAlloc(viommuId, device.id, 0x99n);
+    host.viommus.vdeviceAlloc(viommuId, device.id, 0x99n);
     device.attach(hwpt);
     device.device.faults.report({ pasid: NO_PASID, access: 1, group: 4, last: true, address: 0x5000n });
     expect(host.client.readFaults(fd)).toMatchObject([{ deviceId: device.id, pasid: null, group: 4 }]);
@@ -307,7 +307,7 @@ describe('IOMMU_HWPT_INVALIDATE through a vIOMMU', () => {
     put(index: number, ...words: number[]): void;
   } {
     const host = new ViommuHost();
-    host.client.vdeviceAlloc(host.viommuId, host.device.id, 0x99n);
+    host.viommus.vdeviceAlloc(host.viommuId, host.device.id, 0x99n);
     const good = { hwptId: host.viommuId, dataUptr: BUFFER, dataType: VIOMMU_INVALIDATE_TYPE, entryLen: size };
     const ask = (values: object): [number, number] => {
       const { result, reply } = host.ioctl(uapi.IOMMU_HWPT_INVALIDATE, uapi.iommuHwptInvalidate, {

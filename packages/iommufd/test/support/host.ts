@@ -11,6 +11,7 @@ import { SystemCalls } from '../../src/files/system-calls.ts';
 import type { Fields, Struct, StructValues } from '../../src/index.ts';
 import { type IommufdNode, iommufdContextOf, registerIommufd } from '../../src/iommufd-file.ts';
 import type { IommufdEvent } from '../../src/trace.ts';
+import { ViommuClient } from '../../src/viommu-client.ts';
 import {
   FakeAddressSpace,
   FakeDriver,
@@ -42,6 +43,7 @@ export class Host {
   readonly fd: number;
   readonly context: IommufdContext;
   readonly client: IommufdClient;
+  readonly viommus: ViommuClient;
   private nextRid = 0x100;
 
   constructor(options: FakeProcessOptions & { unsafe?: boolean; accountMm?: boolean } = {}) {
@@ -63,6 +65,7 @@ export class Host {
     this.fd = this.system.open('/dev/iommu');
     this.context = iommufdContextOf(this.system.file(this.fd));
     this.client = new IommufdClient(this.system, this.fd);
+    this.viommus = new ViommuClient(this.system, this.fd);
   }
 
   bind(group?: IommuGroup, fn: FakeFunction = {}): IommufdDevice {

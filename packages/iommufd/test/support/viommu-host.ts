@@ -25,7 +25,7 @@ export class ViommuHost extends Host {
     ioasId: this.ioasId,
     nestParent: true,
   });
-  readonly viommuId: number = this.client.viommuAlloc({
+  readonly viommuId: number = this.viommus.viommuAlloc({
     deviceId: this.device.id,
     parentId: this.parentId,
     type: VIOMMU_TYPE,
