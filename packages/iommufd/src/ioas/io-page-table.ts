@@ -128,7 +128,8 @@ export class IoPageTable implements AreaHolder {
   cutAt(iova: bigint): void {
     const call = 'iopt_area_split';
     const area = this.space.areaFrom(iova);
-    if (area === null || area.iova >= iova) return;
+    // As in Linux, an area is not cut behind its first byte.
+    if (area === null || area.iova >= iova - 1n) return;
     const where = `the area ${range(area.iova, area.last)}`;
     if (area.preventAccess) throw new SysError('EBUSY', call, `${where} is being unmapped`);
     if (area.pages.revocable !== null) throw new SysError('EOPNOTSUPP', call, `${where} is of a dma-buf`);

@@ -389,6 +389,21 @@ describe('pins', () => {
     world.check();
   });
 
+  test('a cut behind the first byte of an area does nothing, and one at another misaligned place is EINVAL', () => {
+    const world = new World();
+    const [table] = world.tables;
+    table!.setHugePages(false);
+    world.map(0, base, 0x2000n, 0x40000n, RW);
+    table!.cutAt(0x40001n);
+    expect(world.areas(0).length).toBe(1);
+    expect(() => table!.cutAt(0x40002n)).toThrow(expect.objectContaining({ code: 'EINVAL' }));
+    table!.cutAt(0x41000n);
+    expect(world.areas(0).map(({ iova, last }) => [iova, last])).toEqual([
+      [0x40000n, 0x40fffn],
+      [0x41000n, 0x41fffn],
+    ]);
+  });
+
   test('C6 a map whose page k cannot be pinned leaves no pin, charge or area of the pages before it', () => {
     for (let hole = 0; hole < 16; hole++) {
       const world = new World();
