@@ -44,7 +44,7 @@ export class SelftestHost {
   readonly memory: bigint;
 
   constructor(options: ProcessOptions = {}) {
-    const memory = new PhysicalMemory({ ramBytes: 16 << 20 });
+    const memory = new PhysicalMemory({ ramBytes: 8 << 20 });
     const interrupts = { allocate: () => ({ address: 0n, data: 0 }), free() {} };
     const frames = new FrameAllocator(memory, { debug: true });
     this.kernel = new Kernel({ memory, frames, scheduler: new Scheduler(), interrupts });
@@ -58,6 +58,8 @@ export class SelftestHost {
     this.system = new SystemCalls({ kernel, processes, process, nodes }, descriptors);
     this.argument = this.system.mmap({ length: 16n * PAGE });
     this.buffer = this.argument + PAGE;
+    // A page that is missing when an ioctl fetches from it would be an allocation of its own.
+    this.poke(this.argument, new Uint8Array(16 * Number(PAGE)));
     this.memory = this.system.mmap({ length: BigInt(MEMORY_PAGES + 1) * PAGE });
     this.system.munmap(this.memory + BigInt(MEMORY_PAGES) * PAGE, PAGE);
     this.fd = this.system.open('/dev/iommu');
