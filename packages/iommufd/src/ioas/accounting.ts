@@ -17,10 +17,13 @@ export type Payer = {
   readonly limit: () => number;
 };
 
-/** Charges `pages`. @throws {SysError} ENOMEM above RLIMIT_MEMLOCK; nothing is charged then */
+/**
+ * Charges `pages`; none is never refused, though the limit may have come down below what is locked.
+ * @throws {SysError} ENOMEM above RLIMIT_MEMLOCK; nothing is charged then
+ */
 export function charge(mode: AccountMode, payer: Payer, pages: number): void {
   const counter = lockCounter(mode, payer);
-  if (counter === null) return;
+  if (counter === null || pages === 0) return;
   const limit = Math.floor(payer.limit() / PAGE_SIZE);
   if (counter.lockedPages + pages > limit) {
     const locked = counter.lockedPages;

@@ -50,8 +50,9 @@ import { FakeViommus } from './fake-viommu.ts';
 
 const PAGE = 4096n;
 
-export function fakeKernel(): Kernel {
-  const memory = new PhysicalMemory({ ramBytes: 1 << 20, reservedBytes: 0 });
+/** `ramBytes` is a multiple of 64 KiB. */
+export function fakeKernel(ramBytes: number = 1 << 20): Kernel {
+  const memory = new PhysicalMemory({ ramBytes, reservedBytes: 0 });
   const scheduler = new Scheduler();
   const interrupts = { allocate: () => ({ address: 0n, data: 0 }), free() {} };
   return new Kernel({ memory, frames: new FrameAllocator(memory), scheduler, interrupts });
