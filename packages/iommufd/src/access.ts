@@ -100,8 +100,8 @@ export class Access extends IommufdObject implements AreaUser {
   }
 
   /**
-   * Copies from the memory behind `iova`. `by` is the memory of the process that asks, null for a thread of the kernel:
-   * what is the process's own is copied as its CPU would.
+   * Copies from the memory behind `iova`. `by` is the memory of the process that asks; what is its own is copied as its
+   * CPU would. Null is a thread of the kernel, which is in any process.
    * @throws {SysError} ENOENT not attached, or a part is not mapped; EINVAL nothing to copy, an area that is being
    * unmapped, or memory of a device; EOVERFLOW; EPERM; EFAULT; ENOMEM. What lies before the failing area has been copied
    */
@@ -250,7 +250,7 @@ function checkAllowed(call: string, area: Area, write: boolean): void {
   throw new SysError('EPERM', call, `${where(area)} cannot be ${write ? 'written' : 'read'}`);
 }
 
-/** `data` is within the area from `iova`. A page of a living process is copied without being pinned. */
+/** `data` is within the area from `iova`. One page of any living process is copied as its CPU would. */
 function copyArea(
   call: string,
   area: Area,
@@ -266,7 +266,7 @@ function copyArea(
   if (source.kind === 'dma-buf') throw new SysError('EINVAL', call, `${where(area)} is of a dma-buf`);
   const space = source.kind === 'user' ? pages.payer.addressSpace : null;
   const onePage = (startByte & BigInt(PAGE_SIZE - 1)) + BigInt(data.length) <= BigInt(PAGE_SIZE);
-  if (space?.alive && (space === by || onePage)) {
+  if (space?.alive && (by === null || space === by || onePage)) {
     const address = source.start + startByte;
     if (write) space.write(address, data);
     else space.read(address, data);

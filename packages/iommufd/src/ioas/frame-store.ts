@@ -8,7 +8,8 @@ import { PfnRuns } from '@iommukit/iommu-core';
 /** Pages pinned in one piece: bounds the work of taking a part of it out. */
 export const PIECE_PAGES = 4096;
 
-type Piece = { readonly first: number; readonly runs: PfnRuns };
+/** Pinned pages from index `first`. */
+export type Piece = { readonly first: number; readonly runs: PfnRuns };
 
 export class FrameStore {
   /** Ascending and disjoint; holes are pages that are not pinned. */

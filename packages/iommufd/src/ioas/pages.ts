@@ -13,7 +13,7 @@ import type { IommufdEvent } from '../trace.ts';
 import { type AccountMode, charge, type Payer, uncharge } from './accounting.ts';
 import { type Area, byteOf, pageOf } from './area.ts';
 import { Coverage, type IndexRange } from './coverage.ts';
-import { FrameStore, PIECE_PAGES } from './frame-store.ts';
+import { FrameStore, PIECE_PAGES, type Piece } from './frame-store.ts';
 import type { PageSource } from './page-source.ts';
 
 export type PagesOptions = {
@@ -116,20 +116,12 @@ export class Pages {
    */
   cover(first: number, last: number): void {
     this.kernel.checkpoint('iopt_pages_coverage');
-    const fresh: { first: number; runs: PfnRuns }[] = [];
-    let pages = 0;
+    const fresh = this.pinHoles(first, last);
+    const pages = fresh.reduce((sum, { runs }) => sum + runs.pages, 0);
     try {
-      for (const hole of this.coverage.holes(first, last)) {
-        for (let index = hole.first; index <= hole.last; index += PIECE_PAGES) {
-          const runs = new PfnRuns();
-          fresh.push({ first: index, runs });
-          this.pin(index, Math.min(PIECE_PAGES, hole.last - index + 1), runs);
-          pages += runs.pages;
-        }
-      }
       this.charge(pages);
     } catch (error) {
-      for (const { runs } of fresh) if (runs.pages > 0) this.source.unpin(runs, false);
+      for (const { runs } of fresh) this.source.unpin(runs, false);
       throw error;
     }
     for (const piece of fresh) this.frames.put(piece.first, piece.runs);
@@ -158,15 +150,16 @@ export class Pages {
   }
 
   /**
-   * Copies between `data` and the group's bytes from `startByte`, whose pages are covered meanwhile: as a device would
-   * see them, also when the process is gone whose memory they were.
-   * @throws {SysError} as `cover`
+   * Copies between `data` and the group's bytes from `startByte`: as a device would see them, also when the process is
+   * gone whose memory they were. Pages that nothing covers are pinned meanwhile, and not charged.
+   * @throws {SysError} as `cover`, but for RLIMIT_MEMLOCK
    */
   copy(startByte: bigint, data: Uint8Array, write: boolean): void {
     const first = pageOf(startByte);
     const last = pageOf(startByte + BigInt(data.length) - 1n);
     const { memory } = this.kernel;
-    this.cover(first, last);
+    const fresh = this.pinHoles(first, last);
+    for (const piece of fresh) this.frames.put(piece.first, piece.runs);
     let done = 0;
     let skip = byteOf(startByte);
     this.forEachRun(first, last, (pfn, pages) => {
@@ -177,7 +170,9 @@ export class Pages {
       done += part.length;
       skip = 0;
     });
-    this.uncover(first, last);
+    for (const { first: index, runs } of fresh) {
+      for (const taken of this.frames.take(index, index + runs.pages - 1)) this.source.unpin(taken, write);
+    }
   }
 
   /** Makes `payer` pay for the pages from now on, which are charged to it already (Linux: change_mm). */
@@ -206,6 +201,24 @@ export class Pages {
 
   private get name(): { context: number; pages: number } {
     return { context: this.context, pages: this.id };
+  }
+
+  /** Pins the pages of [first, last] that nothing covers, in pieces; all of them or none. */
+  private pinHoles(first: number, last: number): Piece[] {
+    const fresh: Piece[] = [];
+    try {
+      for (const hole of this.coverage.holes(first, last)) {
+        for (let index = hole.first; index <= hole.last; index += PIECE_PAGES) {
+          const runs = new PfnRuns();
+          fresh.push({ first: index, runs });
+          this.pin(index, Math.min(PIECE_PAGES, hole.last - index + 1), runs);
+        }
+      }
+    } catch (error) {
+      for (const { runs } of fresh) if (runs.pages > 0) this.source.unpin(runs, false);
+      throw error;
+    }
+    return fresh;
   }
 
   /** Pins all of `pages` pages, or throws with those pinned so far in `runs`. */
