@@ -112,7 +112,7 @@ export class Attachments {
       if (!device.deviceTlb) continue;
       if (!fenced) this.queue.add(describe.fence());
       fenced = true;
-      this.queue.add(describe.flushDeviceTlb(device.tlb, pasid, address, sizeLg2));
+      addDeviceTlbFlush(this.queue, device, pasid, address, sizeLg2);
     }
   }
 }
@@ -136,5 +136,21 @@ export function addEntryFlush(
       : describe.flushIotlbDomain(domainId),
   );
   if (!device.deviceTlb) return;
-  queue.add(describe.fence()).add(describe.flushDeviceTlb(device.tlb, pasid, 0n, WHOLE_SPACE_LG2));
+  queue.add(describe.fence());
+  addDeviceTlbFlush(queue, device, pasid, 0n, WHOLE_SPACE_LG2);
+}
+
+/**
+ * Collects the flush of what a device caches of an attachment. A device that can tag its requests reaches the entry of
+ * those without PASID with PASID 0 as well, and keeps what it is told there under that tag.
+ */
+function addDeviceTlbFlush(
+  queue: InvalidationQueue,
+  { device, tlb }: IntelDevice,
+  pasid: number,
+  address: bigint,
+  sizeLg2: number,
+): void {
+  queue.add(describe.flushDeviceTlb(tlb, pasid, address, sizeLg2));
+  if (pasid === NO_PASID && device.maxPasids > 0) queue.add(describe.flushDeviceTlb(tlb, 0, address, sizeLg2));
 }

@@ -235,3 +235,16 @@ describe('PASIDs', () => {
     expect(new Set(seen)).toEqual(new Set([1, 2]));
   });
 });
+
+describe('the entry of requests without PASID', () => {
+  test.each(['unmap', 'detach'] as const)('is out of reach of PASID 0, cached by the device, after an %s', (end) => {
+    const machine = new Machine();
+    const device = machine.add();
+    const domain = pageOf(machine, device, 0x57);
+    attachGroup(device.device.group, { domain });
+    expect(device.read(IOVA, { pasid: 0, addressing: 'cached' })).toBe(0x57);
+    if (end === 'unmap') unmapPage(domain, IOVA);
+    else detachGroup(device.device.group);
+    expect(device.read(IOVA, { pasid: 0, addressing: 'cached' })).toBeNull();
+  });
+});
