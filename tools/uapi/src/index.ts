@@ -1,2 +1,2 @@
 export { type Comparison, compareWithTable, type Exceptions } from './compare.ts';
-export type { UapiTable } from './table.ts';
+export { readTable } from './table.ts';

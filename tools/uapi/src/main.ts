@@ -3,14 +3,13 @@
  * compare with; with `--check`, says instead what has changed against them.
  */
 
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { changes } from './changes.ts';
 import { installedHeaders, kernelVersion } from './linux-tree.ts';
 import { measure } from './measure.ts';
-import { formatTable, type UapiTable } from './table.ts';
+import { formatTable, readTable, type TableName, tableFile, type UapiTable } from './table.ts';
 
 const HELP = `Usage: npm run uapi -- --source DIR [--check]
 
@@ -18,13 +17,11 @@ const HELP = `Usage: npm run uapi -- --source DIR [--check]
   --check       write nothing; exit with 1 when a table differs from what the headers say
   --help        this text`;
 
-const repository = fileURLToPath(new URL('../../..', import.meta.url));
-
 /** Headers by their path in the kernel's tree, with the tables made of them. */
-const TABLES: { readonly [header: string]: string } = {
-  'include/uapi/linux/iommufd.h': 'packages/iommufd/test/uapi/iommufd.json',
-  'drivers/iommu/iommufd/iommufd_test.h': 'packages/iommufd/test/uapi/iommufd-test.json',
-  'include/uapi/linux/vfio.h': 'packages/vfio/test/uapi/vfio.json',
+const TABLES: { readonly [header: string]: TableName } = {
+  'include/uapi/linux/iommufd.h': 'iommufd',
+  'drivers/iommu/iommufd/iommufd_test.h': 'iommufd-test',
+  'include/uapi/linux/vfio.h': 'vfio',
 };
 
 function tableOf(source: string, header: string): UapiTable {
@@ -39,14 +36,13 @@ function main(source: string, check: boolean): number {
   let different = 0;
   for (const [header, name] of Object.entries(TABLES)) {
     const table = tableOf(source, header);
-    const file = join(repository, name);
     const count = `${Object.keys(table.structures).length} structures, ${Object.keys(table.requests).length} requests, ${Object.keys(table.constants).length} constants`;
     if (!check) {
-      writeFileSync(file, formatTable(table));
-      console.log(`${name}: ${count} of Linux ${table.linux}`);
+      writeFileSync(tableFile(name), formatTable(table));
+      console.log(`${name}.json: ${count} of Linux ${table.linux}`);
       continue;
     }
-    const recorded: UapiTable = JSON.parse(readFileSync(file, 'utf8'));
+    const recorded = readTable(name);
     const found = changes(recorded, table);
     console.log(
       `${header}: ${count} of Linux ${table.linux}, ${found.length} different from the table of ${recorded.linux}`,

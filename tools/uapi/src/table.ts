@@ -1,4 +1,6 @@
-/** What a C compiler says of one of the kernel's headers, as it is kept beside the tests that compare with it. */
+/** What a C compiler says of one of the kernel's headers, as it is kept for the tests that compare with it. */
+
+import { readFileSync } from 'node:fs';
 
 /** Byte offset and width; the width of an array without length is 0. */
 export type FieldPlace = readonly [offset: number, width: number];
@@ -21,6 +23,17 @@ export type UapiTable = {
   /** Macros and enumerators with an integer value. */
   readonly constants: { readonly [name: string]: number };
 };
+
+/** The kernel's headers that there are tables of. */
+export type TableName = 'iommufd' | 'iommufd-test' | 'vfio';
+
+export function tableFile(name: TableName): URL {
+  return new URL(`../tables/${name}.json`, import.meta.url);
+}
+
+export function readTable(name: TableName): UapiTable {
+  return JSON.parse(readFileSync(tableFile(name), 'utf8'));
+}
 
 /** As JSON in the repository's formatting: a line for each field and number. */
 export function formatTable(table: UapiTable): string {

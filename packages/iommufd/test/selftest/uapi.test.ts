@@ -1,11 +1,9 @@
-import { readFileSync } from 'node:fs';
-import { compareWithTable, type UapiTable } from '@iommukit/uapi';
+import { compareWithTable, readTable } from '@iommukit/uapi';
 import { expect, test } from 'vitest';
 import { TEST_CMD_MIN, TEST_CMD_SIZE, testCmdHead, testCmdMembers } from '../../src/selftest/test-cmd.ts';
 import * as uapi from '../../src/selftest/uapi.ts';
 
-const file = new URL('../uapi/iommufd-test.json', import.meta.url);
-const table: UapiTable = JSON.parse(readFileSync(file, 'utf8'));
+const table = readTable('iommufd-test');
 
 test('numbers and structures are those of iommufd_test.h', () => {
   const { structures, numbers, differences } = compareWithTable(uapi, table);

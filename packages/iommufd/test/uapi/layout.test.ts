@@ -1,13 +1,13 @@
-import { readFileSync } from 'node:fs';
-import { compareWithTable, type UapiTable } from '@iommukit/uapi';
+import { compareWithTable, readTable } from '@iommukit/uapi';
 import { describe, expect, test } from 'vitest';
 import * as iommufd from '../../src/uapi/iommufd.ts';
 import * as requests from '../../src/uapi/request.ts';
+import * as type1 from '../../src/uapi/type1.ts';
 import * as viommu from '../../src/uapi/viommu.ts';
 
-const table: UapiTable = JSON.parse(readFileSync(new URL('iommufd.json', import.meta.url), 'utf8'));
-
 describe('numbers and structures of /dev/iommu are those of linux/iommufd.h', () => {
+  const table = readTable('iommufd');
+
   test.each([
     ['iommufd.ts', iommufd, { INVALIDATE_ENTRY_MAX: 'PAGE_SIZE', INVALIDATE_COUNT_MAX: 'a limit in the command' }],
     ['viommu.ts', viommu, { VEVENTQ_DEPTH_MAX: 'a limit in the command' }],
@@ -28,4 +28,19 @@ describe('numbers and structures of /dev/iommu are those of linux/iommufd.h', ()
     const exported = { ...iommufd, ...viommu };
     expect(Object.keys(table.requests).filter((name) => !(name in exported))).toEqual([]);
   });
+});
+
+test('numbers and structures of the type1 interface are those of linux/vfio.h', () => {
+  const table = readTable('vfio');
+  const from = table.structures['vfio_info_cap_header']!.size;
+  const { structures, numbers, differences } = compareWithTable(type1, table, {
+    renamed: {
+      vfioIovaRangeHead: { structure: 'vfio_iommu_type1_info_cap_iova_range', from },
+      vfioDmaAvail: { structure: 'vfio_iommu_type1_info_dma_avail', from },
+    },
+    absent: { VFIO_TYPE1_NESTING_IOMMU: 'reserved since it was taken out' },
+  });
+  expect(differences).toEqual([]);
+  expect(structures).toBeGreaterThan(0);
+  expect(numbers).toBeGreaterThan(0);
 });

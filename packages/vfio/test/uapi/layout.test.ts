@@ -1,10 +1,9 @@
-import { readFileSync } from 'node:fs';
-import { compareWithTable, type Exceptions, type UapiTable } from '@iommukit/uapi';
+import { compareWithTable, type Exceptions, readTable } from '@iommukit/uapi';
 import { expect, test } from 'vitest';
 import * as container from '../../src/uapi/container.ts';
 import * as vfio from '../../src/uapi/vfio.ts';
 
-const table: UapiTable = JSON.parse(readFileSync(new URL('vfio.json', import.meta.url), 'utf8'));
+const table = readTable('vfio');
 
 const CAPABILITY_HEADER = table.structures['vfio_info_cap_header']!.size;
 
