@@ -4,35 +4,37 @@
  * of docs, or a module in a package's folder `examples`, where a module that is not an example lies in a folder below.
  */
 
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../../..', import.meta.url));
 const packages = ['hw', 'iommu-core', 'iommufd', 'vfio'];
+const published = [...packages.map((name) => `packages/${name}`), 'tools/preload'];
 /** What a program can import: the packages and their sub-paths. */
 const entries = [...packages, 'iommufd/ioasid', 'iommufd/selftest'];
 const project = mkdtempSync(join(tmpdir(), 'iommukit-consumer-'));
 
-function run(cwd: string, command: string, ...args: string[]): void {
+function run(cwd: string, command: string, ...args: string[]): string {
   try {
-    execFileSync(command, args, { cwd, stdio: ['ignore', 'pipe', 'pipe'] });
+    return execFileSync(command, args, { cwd, stdio: ['ignore', 'pipe', 'pipe'], encoding: 'utf8' });
   } catch (error) {
-    const { stdout, stderr } = error as { stdout: Buffer; stderr: Buffer };
+    const { stdout, stderr } = error as { stdout: string; stderr: string };
     console.error(`${command} ${args.join(' ')} failed in ${cwd}\n${stdout}${stderr}`);
     process.exit(1);
   }
 }
 
 function install(): void {
-  for (const name of packages) {
-    run(join(root, 'packages', name), join(root, 'node_modules/.bin/pnpm'), 'pack', '--pack-destination', project);
+  for (const folder of published) {
+    run(join(root, folder), join(root, 'node_modules/.bin/pnpm'), 'pack', '--pack-destination', project);
   }
   const tarballs = readdirSync(project).filter((file) => file.endsWith('.tgz'));
   const dependencies = Object.fromEntries(
-    packages.map((name) => {
+    published.map((folder) => {
+      const name = basename(folder);
       const tarball = tarballs.find((file) => new RegExp(`^iommukit-${name}-\\d`).test(file));
       return [`@iommukit/${name}`, `file:${tarball}`];
     }),
@@ -85,9 +87,22 @@ function compile(): void {
   run(project, process.execPath, join(root, 'node_modules/typescript/bin/tsc'), '-p', '.');
 }
 
+/** The example in C of the preload package, by the command that the package installs. */
+function runProgram(): string {
+  const preload = join(project, 'node_modules/@iommukit/preload');
+  if (spawnSync('cc', ['--version']).status !== 0) return 'no C compiler: the example in C did not run';
+  run(project, 'cc', '-o', 'dma', join(preload, 'examples/dma.c'));
+  const command = join(project, 'node_modules/.bin/iommukit-run');
+  const said = run(project, command, '--machine', join(preload, 'machines/test-device.json'), '--', './dma');
+  if (said === 'written by the device at device 1\n') return 'one in C ran on /dev/iommu';
+  console.error(`the example in C said: ${said}`);
+  process.exit(1);
+}
+
 install();
 const names = writeExamples();
 compile();
 for (const name of names) run(project, process.execPath, `out/${name}.js`);
+const program = runProgram();
 rmSync(project, { recursive: true });
-console.log(`Packages installed from tarballs: ${names.length - 1} examples compiled and ran`);
+console.log(`Packages installed from tarballs: ${names.length - 1} examples compiled and ran; ${program}`);

@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -9,6 +9,7 @@ import { loadMachine } from '../src/machine-file.ts';
 import { UsageError } from '../src/usage-error.ts';
 
 const EXAMPLES = fileURLToPath(new URL('../machines', import.meta.url));
+const GUIDE = fileURLToPath(new URL('../../../docs/test-your-vmm.md', import.meta.url));
 
 describe('machine files', () => {
   let folder: string;
@@ -32,6 +33,14 @@ describe('machine files', () => {
   test.each(readdirSync(EXAMPLES))('example %s describes a machine with devices on offer', (file) => {
     const { nodes } = loadMachine(join(EXAMPLES, file));
     expect(nodes.list()).toContain('/dev/vfio/devices/vfio0');
+  });
+
+  test('the machine of the guide has a device with two virtual functions', () => {
+    const blocks = [...readFileSync(GUIDE, 'utf8').matchAll(/^```json\n(.*?)^```$/gms)];
+    expect(blocks).toHaveLength(1);
+    const path = join(folder, 'machine.json');
+    writeFileSync(path, blocks[0]![1]!);
+    expect(loadMachine(path).nodes.list()).toContain('/dev/vfio/devices/vfio2');
   });
 
   test('what a port without ACS is above shares a group; VFs are made and offered', () => {
