@@ -22,6 +22,12 @@ export type AccessOps = {
   unmap(iova: bigint, length: bigint): void;
 };
 
+/**
+ * Who copies: the memory of a process, of which what is its own is copied as its CPU would; null, a thread of the kernel,
+ * which is in any process; or somebody to whom all memory is another's.
+ */
+export type Copier = AddressSpace | 'other' | null;
+
 /** The driver that made it makes it go, with `close`. */
 export class Access extends IommufdObject implements AreaUser {
   readonly type = 'access';
@@ -100,17 +106,16 @@ export class Access extends IommufdObject implements AreaUser {
   }
 
   /**
-   * Copies from the memory behind `iova`. `by` is the memory of the process that asks; what is its own is copied as its
-   * CPU would. Null is a thread of the kernel, which is in any process.
+   * Copies from the memory behind `iova`, on behalf of `by`.
    * @throws {SysError} ENOENT not attached, or a part is not mapped; EINVAL nothing to copy, an area that is being
    * unmapped, or memory of a device; EOVERFLOW; EPERM; EFAULT; ENOMEM. What lies before the failing area has been copied
    */
-  read(iova: bigint, into: Uint8Array, by: AddressSpace | null = null): void {
+  read(iova: bigint, into: Uint8Array, by: Copier = null): void {
     this.copy(iova, into, false, by);
   }
 
   /** Copies to the memory behind `iova`. @throws {SysError} as `read` */
-  write(iova: bigint, from: Uint8Array, by: AddressSpace | null = null): void {
+  write(iova: bigint, from: Uint8Array, by: Copier = null): void {
     this.copy(iova, from, true, by);
   }
 
@@ -142,7 +147,7 @@ export class Access extends IommufdObject implements AreaUser {
     this.attached = ioas;
   }
 
-  private copy(iova: bigint, data: Uint8Array, write: boolean, by: AddressSpace | null): void {
+  private copy(iova: bigint, data: Uint8Array, write: boolean, by: Copier): void {
     const call = 'iommufd_access_rw';
     const last = lastOf(call, iova, BigInt(data.length));
     const { space } = this.require(call);
@@ -251,14 +256,7 @@ function checkAllowed(call: string, area: Area, write: boolean): void {
 }
 
 /** `data` is within the area from `iova`. One page of any living process is copied as its CPU would. */
-function copyArea(
-  call: string,
-  area: Area,
-  iova: bigint,
-  data: Uint8Array,
-  write: boolean,
-  by: AddressSpace | null,
-): void {
+function copyArea(call: string, area: Area, iova: bigint, data: Uint8Array, write: boolean, by: Copier): void {
   const { pages } = area;
   const { source } = pages;
   const startByte = area.byteAt(iova);

@@ -11,7 +11,7 @@ export {
   SysError,
   struct,
 } from '@iommukit/iommu-core';
-export { Access, type AccessOps, createAccess } from './access.ts';
+export { Access, type AccessOps, type Copier, createAccess } from './access.ts';
 export { BoundDevice, type UserPasids } from './bound-device.ts';
 export {
   type CopyRequest,

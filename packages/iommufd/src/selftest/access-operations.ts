@@ -93,8 +93,7 @@ function copy({ context, descriptors, process }: IommufdCaller, fd: number, cmd:
   checkFlags(flags, uapi.MOCK_ACCESS_RW_WRITE | uapi.MOCK_ACCESS_RW_SLOW_PATH | uapi.MOCK_FLAGS_ACCESS_SYZ);
   const access = testAccessOf(descriptors, fd);
   const { addressSpace } = process;
-  // The slow way is that of a caller who has other memory than what is mapped.
-  const by = (flags & uapi.MOCK_ACCESS_RW_SLOW_PATH) === 0 ? addressSpace : null;
+  const by = (flags & uapi.MOCK_ACCESS_RW_SLOW_PATH) === 0 ? addressSpace : 'other';
   context.kernel.checkpoint('iommufd_test_access_rw');
   if ((flags & uapi.MOCK_ACCESS_RW_WRITE) !== 0) {
     const bytes = copyFromUser(addressSpace, uptr, Number(length));

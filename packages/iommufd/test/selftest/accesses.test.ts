@@ -199,6 +199,21 @@ describe('ACCESS_RW', () => {
     expect(text(host, host.memory + 4090n, 13)).toBe('overEDGE edge');
   });
 
+  test('the slow way pins what it copies, and the quick one does not', () => {
+    const { host, copy, pinned } = setUp(0);
+    const { failpoints } = host.kernel;
+    const way = (flags: number): string | null => {
+      for (let nth = 1; nth < 9 && failpoints.hit !== 'pin_user_pages'; nth++) {
+        failpoints.arm(nth);
+        copy({ length: 8192n, flags });
+      }
+      const { hit } = failpoints;
+      failpoints.arm(0);
+      return hit;
+    };
+    expect([way(0), way(SLOW), pinned()]).toEqual([null, 'pin_user_pages', 0]);
+  });
+
   test('reads and writes by the frames of a process that is gone', () => {
     const { host, ioas, copy } = setUp(0);
     host.device(ioas);
