@@ -270,7 +270,7 @@ describe('unmapping', () => {
     const { host, ioasId, va, access } = mapped();
     access.detach();
     const lock = (iova: bigint, length: bigint): unknown => errnoOf(() => lockPages(host.ioas(ioasId), iova, length));
-    host.client.ioasMap({ ioasId, userVa: va, length: 0x1000, iova: IOVA + 0x8000n, writable: false });
+    host.client.ioasMap({ ioasId, userVa: va, length: 0x1000, iova: IOVA + 0x8000n, readable: false });
     expect([lock(IOVA, 0n), lock(U64_MAX, 2n), lock(IOVA, 0x10000n), lock(IOVA + 1n, 1n)]).toEqual([
       'EINVAL',
       'EOVERFLOW',
