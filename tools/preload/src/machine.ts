@@ -66,8 +66,8 @@ export function createModel(description: MachineDescription = DEFAULT_MACHINE, s
   const host = new Host(machine);
   const nodes = new DeviceNodes();
   const iommufdTrace = new Trace<IommufdEvent>(machine.scheduler);
-  const { kernel } = host;
-  const commands = selftest ? new SelftestIommu({ kernel }).commands : [];
+  const { kernel, trace } = host;
+  const commands = selftest ? new SelftestIommu({ kernel, trace }).commands : [];
   const iommufd = registerIommufd(nodes, { kernel, trace: iommufdTrace }, commands);
   const vfio = new Vfio({ nodes, core: host.core, iommufd });
   for (const device of endpoints) {

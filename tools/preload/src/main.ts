@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /** iommukit-run: starts the models and a server on them, and runs a program whose calls go there. */
 
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { checkProgram, findProgram } from './elf.ts';
@@ -24,7 +24,7 @@ async function main(args: readonly string[]): Promise<End> {
   const options = parseOptions(args);
   const findings = examine();
   if (options.help || options.check || options.program === null) {
-    process.stdout.write(options.help ? USAGE : findings.map(formatFinding).join(''));
+    print(1, options.help ? USAGE : findings.map(formatFinding).join(''));
     return { code: findings.every(({ lack }) => lack === null) || options.help ? 0 : 1, signal: null };
   }
   const program = findProgram(options.program);
@@ -52,9 +52,10 @@ function createModelOf({ machine, selftest }: Options): Model {
 function startServer(options: Options, model: Model, memoryFolder: string): Server {
   const { grant: granted, strict, failpoints, trace } = options;
   const onDefect = (error: unknown): void => warn(error instanceof Error ? `${error.stack}` : `${error}`);
-  const common = { ...model, memoryFolder, granted, strict, failpoints, onDefect };
+  const onRefusal = (pid: number, reason: string): void => warn(`process ${pid} is not served: ${reason}`);
+  const common = { ...model, memoryFolder, granted, strict, failpoints, onRefusal, onDefect };
   if (!trace) return new Server(common);
-  const write = (line: string): void => void process.stderr.write(`${line}\n`);
+  const write = (line: string): void => print(2, `${line}\n`);
   traceModel(model, write);
   return new Server({ ...common, onCall: (...call) => write(formatCall(...call)) });
 }
@@ -63,8 +64,15 @@ function formatFinding({ text, lack }: Finding): string {
   return lack === null ? `${text}\n` : `${text}\n  ${lack}\n`;
 }
 
+/** Standard output and error are the program's too: streams here would change their modes. */
+function print(fd: number, text: string): void {
+  try {
+    writeSync(fd, text);
+  } catch {}
+}
+
 function warn(text: string): void {
-  process.stderr.write(`iommukit-run: ${text}\n`);
+  print(2, `iommukit-run: ${text}\n`);
 }
 
 try {

@@ -2,6 +2,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:os';
+import { isatty } from 'node:tty';
 
 /** What a terminal sends to every process of the job anyway. */
 const FROM_TERMINAL: readonly NodeJS.Signals[] = ['SIGINT', 'SIGQUIT'];
@@ -41,7 +42,7 @@ function forwardSignals(child: ChildProcess): void {
   for (const signal of FORWARDED) process.on(signal, () => child.kill(signal));
   for (const signal of FROM_TERMINAL) {
     process.on(signal, () => {
-      if (process.stdin.isTTY !== true) child.kill(signal);
+      if (!isatty(0)) child.kill(signal);
     });
   }
 }

@@ -2,7 +2,7 @@
 
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -53,11 +53,19 @@ function cacheFolder(): string {
     join(XDG_CACHE_HOME ?? join(HOME ?? homedir(), '.cache'), 'iommukit'),
     join(tmpdir(), `iommukit-cache-${process.getuid?.() ?? 0}`),
   ];
-  for (const folder of candidates) {
-    try {
-      mkdirSync(folder, { recursive: true, mode: 0o700 });
-      return folder;
-    } catch {}
-  }
+  // The list of libraries to preload is separated by colons and blanks.
+  const usable = candidates.find((folder) => !/[\s:]/.test(folder) && isOwnFolder(folder));
+  if (usable !== undefined) return usable;
   throw new UsageError(`No place for the compiled library: neither ${candidates.join(' nor ')} can be made`);
+}
+
+/** Makes a folder; what somebody else could put a library into is none. */
+function isOwnFolder(folder: string): boolean {
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    const { uid, mode } = statSync(folder);
+    return uid === process.getuid?.() && (mode & 0o022) === 0;
+  } catch {
+    return false;
+  }
 }

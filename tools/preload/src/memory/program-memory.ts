@@ -116,15 +116,11 @@ export class ProgramMemory implements AddressSpace {
 
   /** @throws {SysError} EFAULT the program could not store `length` bytes at `va` */
   checkWritable(va: bigint, length: number): void {
-    const start = this.page(va);
-    const end = this.page(va + BigInt(length) + BigInt(PAGE_SIZE) - 1n);
-    if (length === 0 || (start >= 0 && end >= 0 && this.isAllowed(start, end, ACCESS_WRITE))) return;
-    throw new SysError('EFAULT', 'copy_to_user', `${length} bytes at ${hex(va)}`);
+    if (length > 0 && !this.isAllowed(va, length, ACCESS_WRITE)) throw fault(ACCESS_WRITE, va, length);
   }
 
   handleFault(va: U64, access: number): boolean {
-    const vpn = this.page(va);
-    return vpn >= 0 && this.isAllowed(vpn, vpn + 1, access & (ACCESS_READ | ACCESS_WRITE));
+    return this.isAllowed(toU64(va), 1, access & (ACCESS_READ | ACCESS_WRITE));
   }
 
   addNotifier(notifier: AddressSpaceNotifier): void {
@@ -195,19 +191,16 @@ export class ProgramMemory implements AddressSpace {
   }
 
   private transfer(va: bigint, buffer: Uint8Array, access: number): void {
-    const last = va + BigInt(buffer.length) - 1n;
-    const address = Number(va);
-    const fits = va >= 0n && last < USER_END;
-    if (fits && this.isAllowed(Math.floor(address / PAGE_SIZE), Math.floor(Number(last) / PAGE_SIZE) + 1, access)) {
-      if (access === ACCESS_WRITE ? this.proc.write(address, buffer) : this.proc.read(address, buffer)) return;
-    }
-    const call = access === ACCESS_WRITE ? 'copy_to_user' : 'copy_from_user';
-    throw new SysError('EFAULT', call, `${buffer.length} bytes at ${hex(va)}`);
+    const allowed = this.isAllowed(va, buffer.length, access);
+    const move = access === ACCESS_WRITE ? this.proc.write : this.proc.read;
+    if (!allowed || !move.call(this.proc, Number(va), buffer)) throw fault(access, va, buffer.length);
   }
 
-  /** Whether the program could access pages [start, end) so. Asks again before it says no. */
-  private isAllowed(start: number, end: number, access: number): boolean {
-    if (this.gone) return false;
+  /** Whether the program could access [va, va + length) so. Asks again before it says no. */
+  private isAllowed(va: bigint, length: number, access: number): boolean {
+    if (this.gone || va + BigInt(length) > USER_END) return false;
+    const start = Math.floor(Number(va) / PAGE_SIZE);
+    const end = Math.ceil((Number(va) + length) / PAGE_SIZE);
     if (covers(this.layout, start, end, access)) return true;
     this.layout = this.proc.mappings();
     return covers(this.layout, start, end, access);
@@ -252,6 +245,14 @@ function covers(mappings: readonly Mapping[], start: number, end: number, access
     vpn = mapping.end;
   }
   return true;
+}
+
+function fault(access: number, va: bigint, length: number): SysError {
+  return new SysError(
+    'EFAULT',
+    access === ACCESS_WRITE ? 'copy_to_user' : 'copy_from_user',
+    `${length} bytes at ${hex(va)}`,
+  );
 }
 
 function accessName(write: boolean): string {

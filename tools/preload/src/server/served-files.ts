@@ -15,8 +15,11 @@ export class ServedFiles {
     return [...this.files.values()].filter(({ file }) => file !== null).length;
   }
 
-  offer(key: FileKey, readiness: Readiness): void {
+  /** False: there is a file of that name. */
+  offer(key: FileKey, readiness: Readiness): boolean {
+    if (this.files.has(key)) return false;
     this.files.set(key, { file: null, readiness, readable: false });
+    return true;
   }
 
   /** Puts `file` behind the offer `key`. False: there is no such offer, or it is taken. */

@@ -42,6 +42,8 @@ export type ServerOptions = {
   failpoints?: boolean;
   /** Hears of each call: the path or name of what it is on, its result, and why it was refused. */
   onCall?: (pid: number, call: Call, file: string, result: number, refusal: SysError | null) => void;
+  /** Hears of processes that cannot be served. */
+  onRefusal?: (pid: number, reason: string) => void;
   /** Hears of errors that are the server's own. */
   onDefect?: (error: unknown) => void;
 };
@@ -56,6 +58,7 @@ export class Server implements CallHandler {
   private readonly clients = new Set<Client>();
   private readonly failNth: FailNth | null;
   private readonly onCall: NonNullable<ServerOptions['onCall']> | null;
+  private readonly onRefusal: NonNullable<ServerOptions['onRefusal']>;
   private readonly onDefect: (error: unknown) => void;
   private nextNumber = 1;
   private timer: NodeJS.Timeout | null = null;
@@ -66,6 +69,7 @@ export class Server implements CallHandler {
     this.host = host;
     this.nodes = nodes;
     this.onCall = options.onCall ?? null;
+    this.onRefusal = options.onRefusal ?? (() => {});
     this.onDefect = onDefect;
     this.frames = new ForeignFrames(kernel.memory);
     this.windows = new Windows(kernel, options.memoryFolder);
@@ -97,29 +101,37 @@ export class Server implements CallHandler {
     return client;
   }
 
+  refuse(pid: number, reason: string): void {
+    this.onRefusal(pid, reason);
+  }
+
   disconnect(client: Client): void {
     this.clients.delete(client);
-    this.host.kernel.call('exit', () => {
-      this.windows.release(client.memory);
-      client.exit();
+    this.contain(() => {
+      this.host.kernel.call('exit', () => {
+        this.windows.release(client.memory);
+        client.exit();
+      });
     });
     this.settle();
   }
 
-  offer(key: FileKey, readiness: Readiness): void {
-    this.served.offer(key, readiness);
+  offer(key: FileKey, readiness: Readiness): boolean {
+    return this.served.offer(key, readiness);
   }
 
   close(key: FileKey): void {
     const file = this.served.remove(key);
     if (file === null) return;
-    this.host.kernel.call('close', () => file.release());
+    this.contain(() => this.host.kernel.call('close', () => file.release()));
     this.settle();
   }
 
   /** Closes every file, as if all programs had ended. */
   closeAll(): void {
-    for (const file of this.served.removeAll()) this.host.kernel.call('close', () => file.release());
+    for (const file of this.served.removeAll()) {
+      this.contain(() => this.host.kernel.call('close', () => file.release()));
+    }
     for (const client of [...this.clients]) this.disconnect(client);
     if (this.timer !== null) clearTimeout(this.timer);
   }
@@ -127,7 +139,7 @@ export class Server implements CallHandler {
   serve(client: Client, call: Call, context: CallContext): Answer {
     client.memory.noteLayout(context.layout);
     if (call.kind === 'status') return this.status(call.pid);
-    this.windows.takeStores();
+    this.contain(() => this.windows.takeStores());
     const body = (): Answer => this.carryOut(client, call, context);
     const countless = this.failNth === null || ('file' in call && this.served.get(call.file) instanceof FailNthFile);
     const answer = countless ? body() : this.failNth!.run(context.tid, body, isFinal);
@@ -175,8 +187,9 @@ export class Server implements CallHandler {
         return file.ioctl(caller, call.request, call.argument);
       case 'read': {
         if (file.read === undefined) throw new SysError('EINVAL', 'read', `${file.name} cannot be read`);
-        const into = new Uint8Array(transferLength(call.bytes));
-        memory.checkWritable(call.buffer, into.length);
+        const length = transferLength(call.bytes);
+        memory.checkWritable(call.buffer, length);
+        const into = new Uint8Array(length);
         const count = file.read(caller, into, call.position);
         if (count > 0) memory.write(call.buffer, into.subarray(0, count));
         return count;
@@ -238,14 +251,25 @@ export class Server implements CallHandler {
   private settle(): void {
     const { host } = this;
     const { scheduler } = host.machine;
-    if (scheduler.nextDue < Number.POSITIVE_INFINITY) host.run(SETTLE);
-    this.windows.showStores();
-    this.served.refresh();
+    this.contain(() => {
+      if (scheduler.nextDue < Number.POSITIVE_INFINITY) host.run(SETTLE);
+      this.windows.showStores();
+      this.served.refresh();
+    });
     if (this.timer !== null || scheduler.nextDue === Number.POSITIVE_INFINITY) return;
     this.timer = setTimeout(() => {
       this.timer = null;
       this.settle();
     }, 1);
+  }
+
+  /** An error of the server's own must not keep programs waiting. */
+  private contain(body: () => void): void {
+    try {
+      body();
+    } catch (error) {
+      this.onDefect(error);
+    }
   }
 }
 

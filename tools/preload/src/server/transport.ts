@@ -16,10 +16,12 @@ export type EventSignal = (key: bigint) => void;
 export type CallHandler = {
   /** A process that has not called before. @throws {Error} it cannot be looked into */
   connect(pid: number, signal: EventSignal): Client;
+  /** A process that calls and cannot be served. */
+  refuse(pid: number, reason: string): void;
   /** The process is gone, or has become another program. */
   disconnect(client: Client): void;
-  /** A file that can become a descriptor. */
-  offer(key: FileKey, readiness: Readiness): void;
+  /** A file that can become a descriptor. False: there is one of that name. */
+  offer(key: FileKey, readiness: Readiness): boolean;
   /** No process has the file any more. */
   close(key: FileKey): void;
   serve(client: Client, call: Call, context: CallContext): Answer;

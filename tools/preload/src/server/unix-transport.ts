@@ -138,27 +138,33 @@ export class UnixTransport implements Transport {
         known.connections++;
         connection.role = { kind: 'process', client: known.client };
         result = known.client.number;
-      } else if (readlinkSync(`/proc/${pid}/fd/${question.fd}`) === `socket:[${question.inode}]`) {
+      } else if (!hasSocket(pid, question)) {
+        this.handler.refuse(pid, 'it has not the number that it says it has: is it in another PID namespace?');
+      } else {
         const client: Client = this.handler.connect(pid, (key) => this.signal(client, key));
         this.clients.set(client.number, { client, connections: 1 });
         connection.role = { kind: 'process', client };
         result = client.number;
       }
     } catch (error) {
-      process.stderr.write(`iommukit-run: process ${pid} cannot be looked into: ${(error as Error).message}\n`);
+      this.handler.refuse(pid, `its memory cannot be reached: ${(error as Error).message}`);
     }
     connection.socket.write(encode({ result }, null));
   }
 
   private offer(connection: Connection, key: FileKey): void {
     const { socket } = connection;
-    connection.role = { kind: 'file', key };
-    this.handler.offer(key, (readable) => {
+    const isNew = this.handler.offer(key, (readable) => {
       const due = this.drains.findIndex((drain) => drain.key === key);
       if (!readable) this.drains.push(this.places.get(key) ?? { key, pid: 0, fd: -1 });
       else if (due >= 0) this.drains.splice(due, 1);
       else socket.write('\0');
     });
+    if (!isNew) {
+      socket.destroy();
+      return;
+    }
+    connection.role = { kind: 'file', key };
     socket.write('\0');
   }
 
@@ -215,6 +221,15 @@ export class UnixTransport implements Transport {
   private takeDrain(pid: number): Drain | null {
     const index = this.drains.findIndex((drain) => drain.pid === pid);
     return index < 0 ? null : this.drains.splice(index, 1)[0]!;
+  }
+}
+
+/** Whether a process is the one that sent its number. */
+function hasSocket(pid: number, { fd, inode }: Question): boolean {
+  try {
+    return readlinkSync(`/proc/${pid}/fd/${fd}`) === `socket:[${inode}]`;
+  } catch {
+    return false;
   }
 }
 

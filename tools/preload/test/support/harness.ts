@@ -21,15 +21,17 @@ export const hasCompiler: boolean =
 export const why: string = hasCompiler ? '' : ' (skipped: no C compiler on Linux here)';
 
 /** A machine with a test function as /dev/vfio/devices/vfio1. */
-export function withTestFunction(): Model {
+export function withTestFunction(selftest = false): Model {
   const devices = [
     { type: 'dsa', slot: '00:01.0' },
     { type: 'test', slot: '00:02.0' },
   ] as const;
-  return createModel({ iommu: { type: 'vtd' }, devices });
+  return createModel({ iommu: { type: 'vtd' }, devices }, selftest);
 }
 
 export type Outcome = { readonly code: number | null; readonly signal: NodeJS.Signals | null; readonly output: string };
+
+type Environment = { readonly [name: string]: string };
 
 export class World {
   readonly folder: string;
@@ -43,7 +45,7 @@ export class World {
   constructor(options: Partial<ServerOptions> = {}, model: Model = createModel()) {
     this.folder = mkdtempSync(join(tmpdir(), 'iommukit-test-'));
     this.model = model;
-    const onDefect = (error: unknown): void => void this.defects.push(error);
+    const onDefect = (error: unknown): void => void this.defects.push(error instanceof Error ? error.stack : error);
     this.server = new Server({ ...model, memoryFolder: join(this.folder, 'memory'), onDefect, ...options });
     new FileTree(join(this.folder, 'root'), model, options.failpoints ?? false);
   }
@@ -64,7 +66,7 @@ export class World {
     rmSync(this.folder, { recursive: true });
   }
 
-  spawn(program: string, environment: { readonly [name: string]: string } = {}): ChildProcess {
+  spawn(program: string, environment: Environment = {}, ...args: string[]): ChildProcess {
     const privileged = canOpenMapFiles() ? { PRIVILEGED: '1' } : {};
     const env = {
       ...process.env,
@@ -73,11 +75,11 @@ export class World {
       ...this.transport!.environment,
       LD_PRELOAD: buildShim(),
     };
-    return spawn(this.build(program), { env, stdio: ['pipe', 'pipe', 'pipe'] });
+    return spawn(this.build(program), args, { env, stdio: ['pipe', 'pipe', 'pipe'] });
   }
 
-  async run(program: string, environment: { readonly [name: string]: string } = {}): Promise<Outcome> {
-    return outcome(this.spawn(program, environment));
+  async run(program: string, environment: Environment = {}, ...args: string[]): Promise<Outcome> {
+    return outcome(this.spawn(program, environment, ...args));
   }
 
   private build(program: string): string {
