@@ -221,6 +221,7 @@ static void exchange(struct question *question, const char *path, struct answer 
 		recv(answer->drain_fd, &byte, 1, MSG_DONTWAIT);
 	}
 	pthread_mutex_unlock(&connection->lock);
+	await_signals(answer->signals);
 	leave(&signals, cancel);
 }
 

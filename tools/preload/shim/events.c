@@ -18,6 +18,8 @@ struct held {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct held *held;
 static pid_t owner; /* the process whose thread runs */
+static uint64_t delivered;
+static pthread_cond_t progress = PTHREAD_COND_INITIALIZER;
 
 static void signal_event(uint64_t key)
 {
@@ -28,6 +30,8 @@ static void signal_event(uint64_t key)
 		/* A full counter stays as it is. */
 		if (event->key == key && poll(&room, 1, 0) == 1) (void)!REAL(write)(event->fd, &one, sizeof one);
 	}
+	delivered++;
+	pthread_cond_broadcast(&progress);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -37,6 +41,10 @@ static void *run(void *argument)
 	uint64_t key;
 	while (recv(fd, &key, sizeof key, MSG_WAITALL) == sizeof key) signal_event(key);
 	close(fd);
+	pthread_mutex_lock(&lock);
+	delivered = UINT64_MAX;
+	pthread_cond_broadcast(&progress);
+	pthread_mutex_unlock(&lock);
 	return NULL;
 }
 
@@ -48,6 +56,7 @@ static int start(void)
 	int fd = dial(ASK_EVENTS, process_number(), true);
 	if (fd < 0) return fd;
 	fd = move_away(fd);
+	delivered = 0;
 	sigset_t all, saved;
 	pthread_t thread;
 	sigfillset(&all);
@@ -100,4 +109,12 @@ int hold_event(int fd, uint64_t key)
 		free(event);
 	}
 	return result;
+}
+
+void await_signals(uint64_t count)
+{
+	if (count == 0 || owner != getpid()) return;
+	pthread_mutex_lock(&lock);
+	while (delivered < count) pthread_cond_wait(&progress, &lock);
+	pthread_mutex_unlock(&lock);
 }

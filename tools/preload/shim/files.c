@@ -12,8 +12,6 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define HUGE_PAGE (2ul << 20)
-
 bool is_served_path(const char *path)
 {
 	if (path == NULL || server_folder() == NULL) return false;
@@ -194,18 +192,20 @@ EXPORT ssize_t writev(int fd, const struct iovec *parts, int count)
 static void *map_small(void *address, size_t length, int protection, int flags)
 {
 	int small = flags & ~(MAP_HUGETLB | (MAP_HUGE_MASK << MAP_HUGE_SHIFT));
-	length = (length + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
+	int huge_lg2 = (flags >> MAP_HUGE_SHIFT) & MAP_HUGE_MASK;
+	size_t huge = 1ul << (huge_lg2 == 0 ? 21 : huge_lg2);
+	length = (length + huge - 1) & ~(huge - 1);
 	if ((flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) != 0) return REAL(mmap)(address, length, protection, small, -1, 0);
-	char *room = REAL(mmap)(NULL, length + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *room = REAL(mmap)(NULL, length + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (room == MAP_FAILED) return MAP_FAILED;
-	char *start = (char *)(((uintptr_t)room + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
+	char *start = (char *)(((uintptr_t)room + huge - 1) & ~(huge - 1));
 	void *mapped = REAL(mmap)(start, length, protection, small | MAP_FIXED, -1, 0);
 	if (mapped == MAP_FAILED) {
-		REAL(munmap)(room, length + HUGE_PAGE);
+		REAL(munmap)(room, length + huge);
 		return MAP_FAILED;
 	}
 	if (start > room) REAL(munmap)(room, start - room);
-	REAL(munmap)(start + length, room + HUGE_PAGE - start);
+	if (start < room + huge) REAL(munmap)(start + length, room + huge - start);
 	return mapped;
 }
 
@@ -257,8 +257,9 @@ EXPORT void *mmap(void *address, size_t length, int protection, int flags, int f
 	}
 	int saved = errno;
 	void *mapped = REAL(mmap)(address, length, protection, flags, fd, offset);
-	if (mapped == MAP_FAILED && errno == ENOMEM && (flags & MAP_HUGETLB) != 0 && (flags & MAP_ANONYMOUS) != 0 &&
-	    server_folder() != NULL) {
+	/* The system has no huge pages left, or none of that size at all. */
+	if (mapped == MAP_FAILED && (errno == ENOMEM || errno == EINVAL) && server_folder() != NULL &&
+	    (flags & (MAP_HUGETLB | MAP_ANONYMOUS)) == (MAP_HUGETLB | MAP_ANONYMOUS)) {
 		mapped = map_small(address, length, protection, flags);
 		if (mapped != MAP_FAILED) errno = saved;
 	}

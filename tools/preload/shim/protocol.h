@@ -61,6 +61,7 @@ struct answer {
 	int32_t drain_fd;
 	uint64_t drain_inode;
 	uint64_t values[2];
+	uint64_t signals; /* events signalled to the process until now; they come before the answer does */
 };
 
 #endif

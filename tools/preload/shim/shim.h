@@ -41,6 +41,8 @@ void layout_changed(void);
 
 /* Keeps a copy of the eventfd `fd` that the server can have signalled as `key`. Negative errno on failure. */
 int hold_event(int fd, uint64_t key);
+/* Waits until the first `count` signals have reached their eventfds. */
+void await_signals(uint64_t count);
 
 /* files.c */
 

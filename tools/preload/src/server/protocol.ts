@@ -40,6 +40,7 @@ const answerFields = {
   drainInode: 'u64',
   value0: 'u64',
   value1: 'u64',
+  signals: 'u64',
 } as const;
 
 export const questionLayout = struct(questionFields);

@@ -27,6 +27,9 @@ type Question = protocol.Question;
 /** A descriptor that shows as readable and is no more; emptied when its process next asks. */
 type Drain = { readonly key: FileKey; pid: number; fd: number };
 
+/** Where a process's eventfds are signalled, and how often they have been. */
+type Events = { readonly socket: Socket; signals: number };
+
 /** One connection, which is nothing yet until its first message. */
 type Connection = { readonly socket: Socket; received: Buffer; role: Role };
 
@@ -42,7 +45,7 @@ export class UnixTransport implements Transport {
   private readonly net: NetServer;
   private readonly connections = new Set<Connection>();
   private readonly clients = new Map<number, { client: Client; connections: number }>();
-  private readonly events = new Map<Client, Socket>();
+  private readonly events = new Map<Client, Events>();
   /** Where each file was last seen. */
   private readonly places = new Map<FileKey, Drain>();
   private drains: Drain[] = [];
@@ -121,7 +124,7 @@ export class UnixTransport implements Transport {
         return;
       }
       connection.role = { kind: 'events' };
-      this.events.set(client, socket);
+      this.events.set(client, { socket, signals: 0 });
       socket.write('\0');
     } else {
       socket.destroy();
@@ -149,7 +152,7 @@ export class UnixTransport implements Transport {
     } catch (error) {
       this.handler.refuse(pid, `its memory cannot be reached: ${(error as Error).message}`);
     }
-    connection.socket.write(encode({ result }, null));
+    connection.socket.write(encode({ result }));
   }
 
   private offer(connection: Connection, key: FileKey): void {
@@ -169,9 +172,12 @@ export class UnixTransport implements Transport {
   }
 
   private signal(client: Client, key: bigint): void {
+    const events = this.events.get(client);
+    if (events === undefined) return;
     const message = Buffer.alloc(8);
     message.writeBigUInt64LE(key);
-    this.events.get(client)?.write(message);
+    events.socket.write(message);
+    events.signals++;
   }
 
   private schedule(): void {
@@ -195,11 +201,11 @@ export class UnixTransport implements Transport {
       const known = this.clients.get(role.client.number)!;
       if (--known.connections > 0) return;
       this.clients.delete(role.client.number);
-      this.events.get(role.client)?.destroy();
+      this.events.get(role.client)?.socket.destroy();
       this.events.delete(role.client);
       this.handler.disconnect(role.client);
     } else if (role.kind === 'events') {
-      for (const [client, own] of this.events) if (own === socket) this.events.delete(client);
+      for (const [client, own] of this.events) if (own.socket === socket) this.events.delete(client);
     }
   }
 
@@ -209,7 +215,7 @@ export class UnixTransport implements Transport {
     const call = toCall(question, key);
     const answer = call === null ? { result: -EINVAL } : this.handler.serve(client, call, toContext(question));
     if (answer.offerTaken === true) this.see(Number(question.offeredInode), client.pid, question.offeredFd);
-    return encode(answer, this.takeDrain(client.pid));
+    return encode(answer, this.takeDrain(client.pid), this.events.get(client)?.signals ?? 0);
   }
 
   private see(key: FileKey, pid: number, fd: number): void {
@@ -265,7 +271,7 @@ function toContext({ tid, layout, offeredInode, offeredFd }: Question): CallCont
   return { tid, layout, offer };
 }
 
-function encode(answer: Answer, drain: Drain | null): Uint8Array {
+function encode(answer: Answer, drain: Drain | null = null, signals = 0): Uint8Array {
   const { result, values = [0n, 0n], offerTaken, offerWanted, holdWanted } = answer;
   const bytes = new Uint8Array(protocol.answerLayout.size);
   let flags = 0;
@@ -281,6 +287,7 @@ function encode(answer: Answer, drain: Drain | null): Uint8Array {
       drainInode: BigInt(drain?.key ?? 0),
       value0: holdWanted === undefined ? values[0] : BigInt(holdWanted.fd),
       value1: holdWanted === undefined ? values[1] : holdWanted.key,
+      signals: BigInt(signals),
     },
     bytes,
   );

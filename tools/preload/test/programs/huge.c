@@ -20,6 +20,8 @@ int main(void)
 	CHECK(strcmp(dma_read(device, 0x1000000), "at the start") == 0);
 	memory = mmap(memory, SIZE, PROT_READ | PROT_WRITE, flags | MAP_FIXED, -1, 0);
 	CHECK(memory != MAP_FAILED && memory[0] == 0);
+	memory = mmap(NULL, 1ul << 30, PROT_READ, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB | (30 << MAP_HUGE_SHIFT), -1, 0);
+	CHECK(memory != MAP_FAILED && ((uintptr_t)memory & ((1ul << 30) - 1)) == 0);
 	puts("done");
 	return 0;
 }
