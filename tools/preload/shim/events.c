@@ -15,16 +15,29 @@ struct held {
 	int fd;
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct held *held;
 static pid_t owner; /* the process whose thread runs */
 static uint64_t delivered;
-static pthread_cond_t progress = PTHREAD_COND_INITIALIZER;
+static pid_t lock_owner; /* the process whose threads share the lock */
+static pthread_mutex_t lock;
+static pthread_cond_t progress;
+
+/* A child may find its parent's lock taken by a thread that it does not have. */
+static void take_lock(void)
+{
+	pid_t pid = getpid();
+	if (lock_owner != pid) {
+		pthread_mutex_init(&lock, NULL);
+		pthread_cond_init(&progress, NULL);
+		lock_owner = pid;
+	}
+	pthread_mutex_lock(&lock);
+}
 
 static void signal_event(uint64_t key)
 {
 	static const uint64_t one = 1;
-	pthread_mutex_lock(&lock);
+	take_lock();
 	for (struct held *event = held; event != NULL; event = event->next) {
 		struct pollfd room = { .fd = event->fd, .events = POLLOUT };
 		/* A full counter stays as it is. */
@@ -41,7 +54,7 @@ static void *run(void *argument)
 	uint64_t key;
 	while (recv(fd, &key, sizeof key, MSG_WAITALL) == sizeof key) signal_event(key);
 	close(fd);
-	pthread_mutex_lock(&lock);
+	take_lock();
 	delivered = UINT64_MAX;
 	pthread_cond_broadcast(&progress);
 	pthread_mutex_unlock(&lock);
@@ -83,7 +96,7 @@ static bool is_held(uint64_t key)
 
 int hold_event(int fd, uint64_t key)
 {
-	pthread_mutex_lock(&lock);
+	take_lock();
 	bool known = is_held(key);
 	int started = known ? start() : 0;
 	pthread_mutex_unlock(&lock);
@@ -97,7 +110,7 @@ int hold_event(int fd, uint64_t key)
 		return -failure;
 	}
 	*event = (struct held){ .key = key, .fd = move_away(copy) };
-	pthread_mutex_lock(&lock);
+	take_lock();
 	int result = start();
 	if (result == 0) {
 		event->next = held;
@@ -114,7 +127,7 @@ int hold_event(int fd, uint64_t key)
 void await_signals(uint64_t count)
 {
 	if (count == 0 || owner != getpid()) return;
-	pthread_mutex_lock(&lock);
+	take_lock();
 	while (delivered < count) pthread_cond_wait(&progress, &lock);
 	pthread_mutex_unlock(&lock);
 }

@@ -8,8 +8,9 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { UsageError } from './usage-error.ts';
 
-const SOURCES = fileURLToPath(new URL('../shim', import.meta.url));
-const FLAGS = ['-shared', '-fPIC', '-O2', '-std=gnu11', '-Wall', '-Wextra', '-Werror', '-fvisibility=hidden'];
+export const SOURCES: string = fileURLToPath(new URL('../shim', import.meta.url));
+/** What the library is compiled with; what a newer compiler warns of is no reason to refuse. */
+export const FLAGS: readonly string[] = ['-shared', '-fPIC', '-O2', '-std=gnu11', '-fvisibility=hidden'];
 
 /** Path of the library. @throws {UsageError} there is no C compiler, or it refuses */
 export function buildShim(): string {

@@ -19,6 +19,15 @@ describe.skipIf(!hasCompiler)(`what else a program has of the kernel${why}`, () 
     expect(world.defects).toEqual([]);
   });
 
+  test('pins are charged to the process on its word, if it may, and show as VmLck', async () => {
+    world = await new World({}, withTestFunction()).start();
+    expect(await world.run('locked')).toEqual(DONE);
+    world.close();
+    world = await new World({ granted: ['CAP_SYS_RESOURCE'] }, withTestFunction()).start();
+    expect(await world.run('locked', { GRANTED: '1' })).toEqual(DONE);
+    expect(world.defects).toEqual([]);
+  });
+
   test('a granted capability lifts the limit', async () => {
     world = await new World({ granted: ['CAP_IPC_LOCK'] }, withTestFunction()).start();
     const { code, output } = await world.run('figures');

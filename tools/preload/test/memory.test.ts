@@ -12,4 +12,11 @@ describe.skipIf(!hasCompiler)(`a program's memory under DMA${why}`, () => {
     expect(world.server.openFiles).toBe(0);
     expect(world.server.pinned).toBe(0);
   });
+
+  test('strict mode refuses to pin private memory', async () => {
+    world = await new World({ strict: true }, withTestFunction()).start();
+    const { code, output } = await world.run('memory');
+    expect(code).toBe(1);
+    expect(output).toContain('map(iommufd, ioas, private, 4 << 20, 0x2000000) == 0');
+  });
 });

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { checkProgram, findProgram } from '../src/elf.ts';
 import { parseOptions } from '../src/options.ts';
-import { buildShim } from '../src/shim.ts';
+import { buildShim, FLAGS, SOURCES } from '../src/shim.ts';
 import { UsageError } from '../src/usage-error.ts';
 import { hasCompiler, outcome, why } from './support/harness.ts';
 
@@ -62,6 +62,12 @@ describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
     expect(() => parseOptions([])).toThrow('no program is named');
     expect(() => parseOptions(['--grant', 'CAP_CHOWN', 'true'])).toThrow('not CAP_CHOWN');
     expect(() => parseOptions(['--nonsense', 'true'])).toThrow(UsageError);
+  });
+
+  test('the library compiles without a warning', () => {
+    const sources = readdirSync(SOURCES).filter((file) => file.endsWith('.c'));
+    const options = [...FLAGS, '-Wall', '-Wextra', '-Werror', '-o', join(folder, 'library.so')];
+    execFileSync('cc', [...options, ...sources.map((file) => join(SOURCES, file))]);
   });
 
   test('without a C compiler it says what to install', () => {

@@ -1,40 +1,8 @@
 /* What the kernel counts about a process, and what it may do. */
 
+#include "capabilities.h"
 #include "device.h"
-#include <sys/prctl.h>
 #include <sys/resource.h>
-
-struct capability_header { uint32_t version; int pid; };
-struct capability_data { uint32_t effective, permitted, inheritable; };
-
-static unsigned long figure(const char *path, const char *name, int with_open)
-{
-	char text[8192];
-	size_t length;
-	if (with_open) {
-		int fd = open(path, O_RDONLY);
-		CHECK(fd >= 0 && (length = read(fd, text, sizeof text - 1)) > 0);
-		close(fd);
-	} else {
-		FILE *file = fopen(path, "r");
-		CHECK(file != NULL);
-		length = fread(text, 1, sizeof text - 1, file);
-		fclose(file);
-	}
-	text[length] = 0;
-	char *at = strstr(text, name);
-	CHECK(at != NULL && strstr(text, "Threads:") != NULL);
-	return strtoul(at + strlen(name), NULL, 10);
-}
-
-static void drop(int capability)
-{
-	struct capability_header header = { 0x20080522, 0 };
-	struct capability_data data[2];
-	CHECK(syscall(SYS_capget, &header, data) == 0);
-	data[0].effective &= ~(1u << capability);
-	CHECK(syscall(SYS_capset, &header, data) == 0);
-}
 
 int main(void)
 {
@@ -61,7 +29,7 @@ int main(void)
 
 	/* The limit is the process's own, and counts without the capability to lock. */
 	size_t charged = geteuid() == 0 ? 0 : 1 << 20;
-	if (charged == 0) drop(14);
+	if (charged == 0) drop(CAP_IPC_LOCK);
 	struct rlimit limit = { charged + (64 << 10), charged + (64 << 10) };
 	CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
 	FAILS(ENOMEM, map(iommufd, ioas, memory, 128 << 10, 0x1000000));
