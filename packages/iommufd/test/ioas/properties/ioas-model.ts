@@ -232,7 +232,8 @@ export class IoasModel {
 
   cut(iova: bigint): void {
     const area = this.areaAt(iova);
-    if (area === undefined || area.iova === iova) return;
+    // Linux does not cut behind the first byte.
+    if (area === undefined || iova - area.iova <= 1n) return;
     if (area.prevented) throw new Refusal('EBUSY');
     if (area.group.source.kind === 'dma-buf') throw new Refusal('EOPNOTSUPP');
     if (((iova | area.byteAt(iova)) & BigInt(this.alignment - 1)) !== 0n) throw new Refusal('EINVAL');

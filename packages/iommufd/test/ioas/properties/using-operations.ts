@@ -105,7 +105,7 @@ export function lock(run: Run, draw: Draw): void {
     model: () => {
       checkLast(iova, length);
       ioas.checkAlignment(Math.max(4096, ioas.alignment));
-      const made = world.model.pin(ioas, iova, length, true, true);
+      const made = world.model.pin(ioas, iova, length, false, true);
       ioas.locks.push(made);
       world.locks.set(made, locked!);
     },
