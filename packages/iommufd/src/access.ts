@@ -16,8 +16,8 @@ export type AccessOps = {
   /** Whether it pins pages: then areas of its IOAS are of whole pages. */
   readonly needsPinPages: boolean;
   /**
-   * [iova, iova + length) is being unmapped: whatever is pinned of it has to be unpinned before this returns. With
-   * 0 and 2^64 - 1, everything.
+   * [iova, iova + length) is being unmapped: whatever is pinned of it has to be unpinned before this returns, and none of
+   * it can be pinned again. With 0 and 2^64 - 1, everything, as the access leaves its IOAS.
    */
   unmap(iova: bigint, length: bigint): void;
 };
@@ -34,7 +34,10 @@ export class Access extends IommufdObject implements AreaUser {
   readonly iovaAlignment: number;
   private readonly context: IommufdContext;
   private readonly ops: AccessOps;
+  /** Null also while the access is leaving an IOAS, so that nothing is pinned there any more. */
   private attached: Ioas | null = null;
+  /** What is used: what was attached last, until all that was pinned of it is unpinned. */
+  private held: Ioas | null = null;
   /** What is pinned of the IOAS, by address and length, with how often. */
   private readonly pins = new Map<string, number>();
 
@@ -48,7 +51,7 @@ export class Access extends IommufdObject implements AreaUser {
   }
 
   get uses(): readonly IommufdObject[] {
-    return this.attached === null ? [] : [this.attached];
+    return this.held === null ? [] : [this.held];
   }
 
   override details(): ObjectDetails {
@@ -59,11 +62,16 @@ export class Access extends IommufdObject implements AreaUser {
     return this.attached;
   }
 
-  /** @throws {SysError} EINVAL attached already; ENOENT no such IOAS; EADDRINUSE areas are not of whole pages; ENOMEM */
+  /**
+   * @throws {SysError} EINVAL attached already; EBUSY leaving an IOAS; ENOENT no such IOAS; EADDRINUSE areas are not of
+   * whole pages; ENOMEM
+   */
   attach(ioasId: number): void {
+    const call = 'iommufd_access_attach';
     if (this.attached !== null) {
-      throw new SysError('EINVAL', 'iommufd_access_attach', `access ${this.id} is attached to ${this.attached.id}`);
+      throw new SysError('EINVAL', call, `access ${this.id} is attached to ${this.attached.id}`);
     }
+    if (this.held !== null) throw new SysError('EBUSY', call, `access ${this.id} is leaving ${this.held.id}`);
     this.change(this.context.objects.get(ioasId, Ioas));
   }
 
@@ -99,10 +107,10 @@ export class Access extends IommufdObject implements AreaUser {
   unpinPages(iova: bigint, length: bigint): void {
     const key = `${iova}+${length}`;
     const count = this.pins.get(key) ?? 0;
-    if (count === 0 || this.attached === null) throw new RangeError(`access ${this.id} has not pinned ${key}`);
+    if (count === 0 || this.held === null) throw new RangeError(`access ${this.id} has not pinned ${key}`);
     if (count === 1) this.pins.delete(key);
     else this.pins.set(key, count - 1);
-    unpin(this.attached.table, iova, iova + length - 1n, false);
+    unpin(this.held.table, iova, iova + length - 1n, false);
   }
 
   /**
@@ -137,14 +145,16 @@ export class Access extends IommufdObject implements AreaUser {
     const old = this.attached;
     if (ioas === old) return;
     ioas?.table.addUser(this);
+    if (ioas !== null) ioas.users++;
+    this.attached = null;
     if (old !== null) {
       this.ops.unmap(0n, U64_MAX);
       if (this.pins.size > 0) throw new Error(`access ${this.id} keeps ${[...this.pins.keys()]} of IOAS ${old.id}`);
       old.table.removeUser(this);
       old.users--;
     }
-    if (ioas !== null) ioas.users++;
     this.attached = ioas;
+    this.held = ioas;
   }
 
   private copy(iova: bigint, data: Uint8Array, write: boolean, by: Copier): void {

@@ -1,12 +1,13 @@
 import { U64_MAX } from '@iommukit/hw';
 import { describe, expect, test } from 'vitest';
 import { lockPages } from '../src/access.ts';
+import { ioasUnmap } from '../src/ioas/ioas.ts';
 import { errnoOf, ProcessHost, sweep } from './support/process-host.ts';
 
 const IOVA = 0x10000n;
 
 /** Eight pages, filled with 1 to 8, mapped at IOVA, and an access to them. */
-function mapped(needsPinPages = true, unmap?: () => void) {
+function mapped(needsPinPages = true, unmap?: (iova: bigint, length: bigint) => void) {
   const host = new ProcessHost();
   const ioasId = host.client.ioasAlloc();
   const va = host.memory(host.first, 8);
@@ -73,6 +74,28 @@ describe('an access', () => {
     expect([driver.notified, host.processes.counts.pinned]).toEqual([[[0n, U64_MAX]], 0]);
     access.detach();
     expect(driver.notified.length).toBe(2);
+  });
+
+  test('that leaves an IOAS pins, copies and attaches nothing until it has left, and is asked once', () => {
+    const refused: unknown[] = [];
+    const { host, ioasId, driver, access } = mapped(true, (iova, length) => {
+      refused.push(
+        errnoOf(() => access.pinPages(IOVA, 0x1000n, false)),
+        errnoOf(() => access.read(IOVA, new Uint8Array(1))),
+        errnoOf(() => access.attach(ioasId)),
+        errnoOf(() => access.replace(ioasId)),
+      );
+      access.detach();
+      driver.letGo(iova, length);
+    });
+    const other = host.client.ioasAlloc();
+    driver.pin(IOVA, 0x3000n);
+    access.replace(other);
+    expect(refused.splice(0)).toEqual(['ENOENT', 'ENOENT', 'EBUSY', 'ENOENT']);
+    expect([access.ioas?.id, driver.notified.length, host.processes.counts.pinned]).toEqual([other, 1, 0]);
+    expect(errnoOf(() => host.client.destroy(ioasId))).toBeNull();
+    access.detach();
+    expect([access.ioas, driver.notified.length, errnoOf(() => host.client.destroy(other))]).toEqual([null, 2, null]);
   });
 });
 
@@ -227,6 +250,34 @@ describe('unmapping', () => {
     expect(host.client.ioasUnmap(ioasId, IOVA, 0x8000)).toBe(0x8000n);
     expect([driver.notified, idle.notified]).toEqual([[[IOVA, 0x8000n]], [[IOVA, 0x8000n]]]);
     expect([driver.pins, host.processes.counts.pinned]).toEqual([[], 0]);
+  });
+
+  test('lets who is told unmap the area himself, and others besides', () => {
+    let again = true;
+    const { host, ioasId, va, driver } = mapped(true, (iova, length) => {
+      driver.letGo(iova, length);
+      if (again) ioasUnmap(host.context, ioasId, 0n, U64_MAX);
+      again = false;
+    });
+    for (const iova of [IOVA - 0x1000n, IOVA + 0x8000n]) {
+      host.client.ioasMap({ ioasId, userVa: va, length: 0x1000, iova });
+    }
+    const domain = host.addDomain(ioasId);
+    driver.pin(IOVA, 0x1000n);
+    expect(host.client.ioasUnmapAll(ioasId)).toBe(0x1000n);
+    expect([host.areas(ioasId), domain.units.size, host.processes.counts.pinned]).toEqual([[], 0, 0]);
+  });
+
+  test('tells nobody who has left while others were told', () => {
+    const { host, ioasId, driver } = mapped(true, (iova, length) => {
+      driver.letGo(iova, length);
+      later.access.detach();
+    });
+    const later = host.access();
+    later.access.attach(ioasId);
+    driver.pin(IOVA, 0x1000n);
+    host.client.ioasUnmapAll(ioasId);
+    expect([driver.notified.length, later.notified]).toEqual([1, [[0n, U64_MAX]]]);
   });
 
   test('tells nobody of an area that is not in use', () => {

@@ -289,14 +289,18 @@ export class IoPageTable implements AreaHolder {
     const areas: Area[] = [];
     let bytes = 0n;
     try {
-      for (let area = this.space.areaFrom(iova); area !== null && area.iova <= last; area = this.space.after(area)) {
+      for (let area = this.space.areaFrom(iova); area !== null && area.iova <= last; ) {
         this.checkUnmap(area, iova, last);
         if (area.accesses > 0) {
           this.drop(areas.splice(0), gone);
           this.revokeAccess(area);
+          // The owner of an access may have done anything meanwhile, unmapped the area too.
+          area = this.space.areaFrom(area.iova);
+          continue;
         }
         areas.push(area);
         bytes += area.length;
+        area = this.space.after(area);
       }
     } finally {
       this.drop(areas, gone);
@@ -321,7 +325,7 @@ export class IoPageTable implements AreaHolder {
         const where = `the area ${range(area.iova, area.last)}`;
         throw new SysError('EDEADLK', 'iopt_unmap_iova', `${where} keeps ${area.accesses} accesses`);
       }
-      for (const user of [...this.users]) user.notifyUnmap(area.iova, area.length);
+      for (const user of [...this.users]) if (this.users.has(user)) user.notifyUnmap(area.iova, area.length);
     }
   }
 
