@@ -91,8 +91,8 @@ export class FaultQueue extends IommufdObject {
     let done = 0;
     for (let group = this.waiting[0]; group !== undefined; group = this.waiting[0]) {
       const size = group.faults.length * recordSize;
-      if (done >= into.length || size > into.length - done) {
-        if (done === 0 && into.length > 0) {
+      if (size > into.length - done) {
+        if (done === 0) {
           throw new SysError('EINVAL', 'read', `the group has ${size} bytes, the buffer ${into.length}`);
         }
         break;
