@@ -65,10 +65,11 @@ export class EventQueue extends IommufdObject {
 
   /** Takes an event, or notes that it is lost. @throws {SysError} ENOMEM, when it is lost */
   report(data: Uint8Array): void {
-    const noMemory = this.context.kernel.failpoints.shouldFail('iommufd_vevent');
     const sequence = this.nextSequence;
     this.nextSequence = sequence === SEQUENCE_LAST ? 0 : sequence + 1;
-    const kept = !noMemory && this.events.length < this.depth;
+    const full = this.events.length === this.depth;
+    const noMemory = !full && this.context.kernel.failpoints.shouldFail('iommufd_vevent');
+    const kept = !full && !noMemory;
     if (kept) this.events.push({ sequence, data: data.slice() });
     this.lost = kept ? null : sequence;
     const { trace, id: context } = this.context;
