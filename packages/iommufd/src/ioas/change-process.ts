@@ -13,7 +13,7 @@ import type { Pages } from './pages.ts';
 /**
  * Makes the caller pay for all pages of the context. On failure nothing changes. Pins are counted with the process that
  * pays whatever the accounting mode; Linux leaves those of unlimited processes with the old one.
- * @throws {SysError} EINVAL something else than a file is mapped; ENOMEM RLIMIT_MEMLOCK
+ * @throws {SysError} EINVAL something else than a file is mapped, or memory is registered; ENOMEM, RLIMIT_MEMLOCK included
  */
 export function ioasChangeProcess(context: IommufdContext, caller: Process): void {
   const to = payerOf(caller);
@@ -36,15 +36,20 @@ export function ioasChangeProcess(context: IommufdContext, caller: Process): voi
   }
 }
 
-/** @throws {SysError} EINVAL */
+/** @throws {SysError} EINVAL; ENOMEM */
 function pagesOf(context: IommufdContext): Set<Pages> {
+  const call = 'IOMMU_IOAS_CHANGE_PROCESS';
+  const all = context.objects.all().filter((object) => object instanceof Ioas);
+  for (const _ of all) context.kernel.checkpoint('iommufd_take_all_iova_rwsem');
+  if (context.registered.count > 0) {
+    throw new SysError('EINVAL', call, `${context.registered.count} ranges of a process's memory are registered`);
+  }
   const groups = new Set<Pages>();
-  for (const ioas of context.objects.all()) {
-    if (!(ioas instanceof Ioas)) continue;
+  for (const ioas of all) {
     ioas.table.space.forEachArea(({ pages }) => {
       if (pages.source.kind !== 'file') {
         const what = `pages ${pages.id} of IOAS ${ioas.id} are of a ${pages.source.kind}`;
-        throw new SysError('EINVAL', 'IOMMU_IOAS_CHANGE_PROCESS', what);
+        throw new SysError('EINVAL', call, what);
       }
       groups.add(pages);
     });

@@ -121,12 +121,22 @@ describe('another process takes over', () => {
     expect(errnoOf(() => next.client.ioasChangeProcess())).toBeNull();
   });
 
-  test('X5 no failpoint is in the way of it', () => {
+  test('not while memory of a process is registered, which it alone can pay for', () => {
+    const { host } = mapped({ uid: 1 });
+    const next = host.spawn({ uid: 2 });
+    const userVa = host.memory(host.first, 1);
+    host.client.registerMemory(userVa, 0x1000);
+    expect([errnoOf(() => next.client.ioasChangeProcess()), counts(next)]).toEqual(['EINVAL', [0, 0, 0]]);
+    host.client.unregisterMemory(userVa, 0x1000);
+    expect(errnoOf(() => next.client.ioasChangeProcess())).toBeNull();
+  });
+
+  test('X5 all or nothing at each failpoint, one for each IOAS', () => {
     const points = sweep(() => {
       const { host } = mapped({ uid: 1 });
       const next = host.spawn({ uid: 2 });
       return { host, operation: () => next.client.ioasChangeProcess() };
     });
-    expect(points).toBe(0);
+    expect(points).toBe(2);
   });
 });
