@@ -2,6 +2,12 @@
 
 import { describe, expect, test } from 'vitest';
 import * as uapi from '../../src/uapi/iommufd.ts';
+import {
+  IOMMU_HW_QUEUE_ALLOC,
+  IOMMU_VDEVICE_ALLOC,
+  IOMMU_VEVENTQ_ALLOC,
+  IOMMU_VIOMMU_ALLOC,
+} from '../../src/uapi/viommu.ts';
 import { E2BIG, EFAULT, EINVAL, ENOTTY } from '../support/errno.ts';
 import { ARGUMENT, Host } from '../support/host.ts';
 
@@ -24,6 +30,10 @@ const COMMANDS: [name: string, request: number, size: number, min: number][] = [
   ['IOMMU_FAULT_QUEUE_ALLOC', uapi.IOMMU_FAULT_QUEUE_ALLOC, 16, 16],
   ['IOMMU_IOAS_MAP_FILE', uapi.IOMMU_IOAS_MAP_FILE, 40, 40],
   ['IOMMU_IOAS_CHANGE_PROCESS', uapi.IOMMU_IOAS_CHANGE_PROCESS, 8, 8],
+  ['IOMMU_VIOMMU_ALLOC', IOMMU_VIOMMU_ALLOC, 40, 24],
+  ['IOMMU_VDEVICE_ALLOC', IOMMU_VDEVICE_ALLOC, 24, 24],
+  ['IOMMU_VEVENTQ_ALLOC', IOMMU_VEVENTQ_ALLOC, 32, 28],
+  ['IOMMU_HW_QUEUE_ALLOC', IOMMU_HW_QUEUE_ALLOC, 40, 40],
 ];
 
 /** The result of a call with `size` in the structure's first word, on `length` zero bytes with `tail` as the last. */

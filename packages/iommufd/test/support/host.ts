@@ -9,6 +9,8 @@ import { DeviceNodes } from '../../src/files/device-nodes.ts';
 import { FdTable } from '../../src/files/fd-table.ts';
 import { SystemCalls } from '../../src/files/system-calls.ts';
 import type { Fields, Struct, StructValues } from '../../src/index.ts';
+import type { IoPageTable } from '../../src/ioas/io-page-table.ts';
+import { Ioas } from '../../src/ioas/ioas.ts';
 import { type IommufdNode, iommufdContextOf, registerIommufd } from '../../src/iommufd-file.ts';
 import type { IommufdEvent } from '../../src/trace.ts';
 import { ViommuClient } from '../../src/viommu-client.ts';
@@ -70,6 +72,10 @@ export class Host {
 
   bind(group?: IommuGroup, fn: FakeFunction = {}): IommufdDevice {
     return bindDevice(this.context, fakeDevice(this.driver, this.nextRid++, group, fn));
+  }
+
+  table(ioasId: number): IoPageTable {
+    return this.context.objects.get(ioasId, Ioas).table;
   }
 
   /** Puts a structure at ARGUMENT, calls, and gives the result with the structure as it is then. */
