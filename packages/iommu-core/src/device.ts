@@ -72,7 +72,7 @@ export class Device {
     return this.driver.capable(this, capability);
   }
 
-  /** @throws {SysError} EOPNOTSUPP for a type that the driver does not have */
+  /** @throws {SysError} EOPNOTSUPP for a type that the driver does not have; ENOMEM */
   hwInfo(type = 0): HwInfo {
     return this.driver.hwInfo(this, type);
   }

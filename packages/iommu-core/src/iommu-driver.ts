@@ -73,7 +73,7 @@ export type IommuDriver = {
   /** The function has been reset: it has nothing cached of any translation. */
   functionReset(device: Device): void;
   capable(device: Device, capability: Capability): boolean;
-  /** Type 0 asks for the driver's own. @throws {SysError} EOPNOTSUPP for a type that the driver does not have */
+  /** Type 0 asks for the driver's own. @throws {SysError} EOPNOTSUPP for a type that the driver does not have; ENOMEM */
   hwInfo(device: Device, type: number): HwInfo;
   reservedRegions(device: Device): ReservedRegion[];
   /** The only default domain kind the hardware allows for `device`, or null for either. */

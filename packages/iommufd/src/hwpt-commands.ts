@@ -139,7 +139,7 @@ export type HwInfoResult = {
   maxPasidLog2: number;
 };
 
-/** @throws {SysError} EOPNOTSUPP flags, or a type that the device's IOMMU does not have; ENOENT no device */
+/** @throws {SysError} EOPNOTSUPP flags, or a type that the device's IOMMU does not have; ENOENT no device; ENOMEM */
 export function getHwInfo(context: IommufdContext, deviceId: number, flags: number, inputType: number): HwInfoResult {
   if ((flags & ~IOMMU_HW_INFO_FLAG_INPUT_TYPE) !== 0) {
     throw new SysError('EOPNOTSUPP', 'IOMMU_GET_HW_INFO', `flags ${hex(flags)}`);

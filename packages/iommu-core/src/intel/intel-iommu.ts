@@ -145,6 +145,7 @@ export class IntelIommu implements IommuDriver {
     if (type !== HW_INFO_DEFAULT && type !== HW_INFO_INTEL_VTD) {
       throw new SysError('EOPNOTSUPP', 'IOMMU_GET_HW_INFO', `type ${type}`);
     }
+    this.unit.kernel.checkpoint('intel_iommu_hw_info');
     const data = new Uint8Array(HW_INFO_BYTES);
     const view = new DataView(data.buffer);
     view.setUint32(0, HW_INFO_ERRATUM_772415, true);

@@ -280,4 +280,6 @@ test('hardware information is what the registers say', () => {
   expect(view.getBigUint64(8, true)).toBe(machine.memory.load(0xfed9_0008n, 8));
   expect(view.getBigUint64(16, true)).toBe(machine.memory.load(0xfed9_0010n, 8));
   expect(refusal(() => device.device.hwInfo(2))).toBe('EOPNOTSUPP');
+  machine.kernel.failpoints.arm(1);
+  expect(refusal(() => device.device.hwInfo(1))).toBe('ENOMEM');
 });

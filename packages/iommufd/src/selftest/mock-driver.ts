@@ -94,6 +94,7 @@ export class MockDriver implements IommuDriver {
     if (type !== 0 && type !== IOMMU_HW_INFO_TYPE_SELFTEST) {
       throw new SysError('EOPNOTSUPP', 'IOMMU_GET_HW_INFO', `information of type ${hex(type)}`);
     }
+    this.kernel.checkpoint('mock_domain_hw_info');
     const data = new Uint8Array(iommuTestHwInfo.size);
     iommuTestHwInfo.write({ flags: 0, testReg: IOMMU_HW_INFO_SELFTEST_REGVAL }, data);
     return { type: IOMMU_HW_INFO_TYPE_SELFTEST, data };

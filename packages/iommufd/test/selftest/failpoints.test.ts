@@ -33,6 +33,7 @@ function setUp() {
 type Site = ReturnType<typeof setUp>;
 
 const steps: [string, (site: Site) => number][] = [
+  ['GET_HW_INFO', ({ host, idev }) => host.ioctl(uapi.IOMMU_GET_HW_INFO, uapi.iommuHwInfo, { devId: idev }).result],
   ['HWPT_ALLOC of a paging table', ({ host, idev, ioas }) => host.hwpt(idev, ioas)],
   [
     'HWPT_ALLOC of a nested table',
