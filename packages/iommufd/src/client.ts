@@ -13,8 +13,8 @@ import { NO_USER_DATA } from './hwpt.ts';
 import { getHwInfo, type HwInfoResult, hwptAlloc, hwptInvalidate } from './hwpt-commands.ts';
 import { AllowedRanges } from './ioas/allowed-ranges.ts';
 import { ioasChangeProcess } from './ioas/change-process.ts';
+import { Ioas } from './ioas/ioas.ts';
 import {
-  Ioas,
   type IoasMapOptions,
   ioasAlloc,
   ioasCopy,
@@ -23,7 +23,7 @@ import {
   ioasMapFile,
   ioasMapRegistered,
   ioasUnmap,
-} from './ioas/ioas.ts';
+} from './ioas/ioas-commands.ts';
 import type { IovaRange } from './ioas/reserved.ts';
 import type { IommufdCaller } from './ioctl/command.ts';
 import { iommufdFileOf } from './iommufd-file.ts';

@@ -49,7 +49,8 @@ export { MemFd } from './files/memfd.ts';
 export { type MmapOptions, SystemCalls, type SystemCallsOptions } from './files/system-calls.ts';
 export { allocPaging, HwptPaging } from './hwpt.ts';
 export type { HwInfoResult } from './hwpt-commands.ts';
-export { type Ioas, type IoasMapOptions, ioasAlloc, ioasIovaRanges, ioasMap, ioasUnmap } from './ioas/ioas.ts';
+export type { Ioas } from './ioas/ioas.ts';
+export { type IoasMapOptions, ioasAlloc, ioasIovaRanges, ioasMap, ioasUnmap } from './ioas/ioas-commands.ts';
 export type { IovaRange } from './ioas/reserved.ts';
 export { type Command, command, type IommufdCaller, type Outcome } from './ioctl/command.ts';
 export {

@@ -1,7 +1,7 @@
 import { U64_MAX } from '@iommukit/hw';
 import { describe, expect, test } from 'vitest';
 import { lockPages } from '../src/access.ts';
-import { ioasUnmap } from '../src/ioas/ioas.ts';
+import { ioasUnmap } from '../src/ioas/ioas-commands.ts';
 import { errnoOf, ProcessHost, sweep } from './support/process-host.ts';
 
 const IOVA = 0x10000n;

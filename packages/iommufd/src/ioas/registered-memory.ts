@@ -11,7 +11,8 @@ import { hex, PAGE_SIZE } from '@iommukit/hw';
 import { type AddressSpace, IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type Process, SysError } from '@iommukit/iommu-core';
 import type { IommufdContext } from '../context.ts';
 import type { Area, PagesSlice } from './area.ts';
-import { Ioas, makePages } from './ioas.ts';
+import { Ioas } from './ioas.ts';
+import { makePages } from './ioas-commands.ts';
 
 /** What one address space has registered: the root, and its areas by address. */
 type Root = { readonly ioas: Ioas; readonly areas: Map<bigint, Area> };

@@ -7,7 +7,7 @@ import { hex, PAGE_SIZE, U64_MAX } from '@iommukit/hw';
 import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type Process, SysError } from '@iommukit/iommu-core';
 import { IommufdDevice } from '../device.ts';
 import { hwptInvalidate } from '../hwpt-commands.ts';
-import { ioasMap, ioasMapRegistered, ioasUnmap } from '../ioas/ioas.ts';
+import { ioasMap, ioasMapRegistered, ioasUnmap } from '../ioas/ioas-commands.ts';
 import { IOMMU_IOAS_MAP_FIXED_IOVA, IOMMU_IOAS_MAP_READABLE, IOMMU_IOAS_MAP_WRITEABLE } from '../uapi/iommufd.ts';
 import { deviceInfo, type IoasidDeviceInfo, type IoasidInfo, ioasidInfo } from './info.ts';
 import type { Ioasid } from './ioasid.ts';

@@ -7,7 +7,8 @@
 import { type AddressSpace, type Device, type FaultGroup, SysError } from '@iommukit/iommu-core';
 import { FaultQueue } from '../fault-queue.ts';
 import { allocNested, allocPaging, type Hwpt, type HwptNested, type HwptPaging } from '../hwpt.ts';
-import { type Ioas, ioasAlloc } from '../ioas/ioas.ts';
+import type { Ioas } from '../ioas/ioas.ts';
+import { ioasAlloc } from '../ioas/ioas-commands.ts';
 import { IOMMU_HWPT_ALLOC_NEST_PARENT, IOMMU_HWPT_ALLOC_PASID, IOMMU_HWPT_FAULT_ID_VALID } from '../uapi/iommufd.ts';
 import type { IoasidContext } from './ioasid-context.ts';
 import { checkTable, encodeTable, type UserTable } from './user-table.ts';

@@ -3,7 +3,8 @@
 import { copyFromUser, copyToUser, SysError } from '@iommukit/iommu-core';
 import { AllowedRanges } from '../ioas/allowed-ranges.ts';
 import { ioasChangeProcess } from '../ioas/change-process.ts';
-import { Ioas, ioasAlloc, ioasCopy, ioasIovaRanges, ioasMap, ioasMapFile, ioasUnmap } from '../ioas/ioas.ts';
+import { Ioas } from '../ioas/ioas.ts';
+import { ioasAlloc, ioasCopy, ioasIovaRanges, ioasMap, ioasMapFile, ioasUnmap } from '../ioas/ioas-commands.ts';
 import * as uapi from '../uapi/iommufd.ts';
 import {
   type Command,

@@ -6,7 +6,8 @@
 import { hex } from '@iommukit/hw';
 import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type Process, SysError } from '@iommukit/iommu-core';
 import type { IommufdContext } from '../context.ts';
-import { type Ioas, makePages } from '../ioas/ioas.ts';
+import type { Ioas } from '../ioas/ioas.ts';
+import { makePages } from '../ioas/ioas-commands.ts';
 import * as uapi from '../uapi/type1.ts';
 
 /** What a VFIO_ extension number says: 1 it is there, 0 it is not. @throws {SysError} ENODEV VFIO_DMA_CC_IOMMU without an IOAS */
