@@ -68,6 +68,7 @@ export class DeviceGroup {
     if (present?.devices.has(device) === true) {
       throw new SysError('EBUSY', call, `device ${device.id} is attached to ${present.hwpt.id}`);
     }
+    this.context.kernel.checkpoint('iommufd_attach_device');
     if (present !== undefined && present.hwpt !== hwpt) {
       throw new SysError('EINVAL', call, `its group is attached to ${present.hwpt.id}, not ${hwpt.id}`);
     }

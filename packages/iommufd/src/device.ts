@@ -77,6 +77,7 @@ export function bindDevice(context: IommufdContext, device: Device, holdsContext
   if (unsafe !== undefined && !context.allowUnsafeInterrupts) {
     throw new SysError('EPERM', call, `${unsafe.name} can raise interrupts that are not its own`);
   }
+  if (!context.hasGroup(device.group)) context.kernel.checkpoint('iommufd_group');
   claimDmaOwner(device, context);
   try {
     return context.objects.create((id) => {

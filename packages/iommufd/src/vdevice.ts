@@ -69,6 +69,7 @@ export function vdeviceAlloc(context: IommufdContext, options: VdeviceAllocOptio
   if (bound.unbinding) throw new SysError('ENOENT', call, `device ${bound.id} is being unbound`);
   if (bound.vdevice !== null) throw new SysError('EEXIST', call, `device ${bound.id} is vDEVICE ${bound.vdevice.id}`);
   return context.objects.create((id) => {
+    context.kernel.checkpoint('iommufd_vdevice_slot');
     const present = viommu.vdevices.get(virtId);
     if (present === undefined) return new Vdevice(id, viommu, bound, virtId);
     throw new SysError('EEXIST', call, `vIOMMU ${viommu.id} has vDEVICE ${present.id} at ${hex(virtId)}`);

@@ -36,10 +36,12 @@ describe('bind', () => {
     useDefaultDomain(busy);
     expect(errno(() => bindDevice(host.context, busy))).toBe('EPERM');
     const free = fakeDevice(host.driver, 3);
-    host.kernel.failpoints.arm(1);
-    expect(errno(() => bindDevice(host.context, free))).toBe('ENOMEM');
-    expect([free.group.owner, free.group.ownerCount, host.context.hasGroup(free.group)]).toEqual([null, 0, false]);
-    expect(host.snapshot()).toEqual(before);
+    for (const nth of [1, 2]) {
+      host.kernel.failpoints.arm(nth);
+      expect(errno(() => bindDevice(host.context, free))).toBe('ENOMEM');
+      expect([free.group.owner, free.group.ownerCount, host.context.hasGroup(free.group)]).toEqual([null, 0, false]);
+      expect(host.snapshot()).toEqual(before);
+    }
     const bound = bindDevice(host.context, free);
     expect([free.group.owner, host.context.hasGroup(free.group)]).toEqual([host.context, true]);
     bound.unbind();
@@ -274,7 +276,15 @@ describe('failures', () => {
       },
     },
     { name: 'FAULT_QUEUE_ALLOC', prepare: (host) => () => host.client.faultQueueAlloc() },
+    { name: 'bind', prepare: (host) => () => host.bind() },
     { name: 'attach to an IOAS', prepare: (host) => () => device(host, 4).attach(2) },
+    {
+      name: 'attach of the second device of a group',
+      prepare: (host) => {
+        const second = host.bind(device(host, 3).device.group);
+        return () => second.attach(device(host, 3).attached()!);
+      },
+    },
     { name: 'replace by an IOAS', prepare: (host) => () => device(host, 3).replace(2) },
     {
       name: 'attach a PASID',

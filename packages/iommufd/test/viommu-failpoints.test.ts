@@ -32,7 +32,7 @@ const COMMANDS: { name: string; atLeast: number; call(host: ViommuHost): number 
   },
   {
     name: 'IOMMU_VDEVICE_ALLOC',
-    atLeast: 2,
+    atLeast: 3,
     call: (host) =>
       host.ioctl(uapiViommu.IOMMU_VDEVICE_ALLOC, uapiViommu.iommuVdeviceAlloc, {
         viommuId: host.viommuId,
