@@ -65,11 +65,11 @@ export class EventQueue extends IommufdObject {
 
   /** Takes an event, or notes that it is lost. @throws {SysError} ENOMEM, when it is lost */
   report(data: Uint8Array): void {
+    // Memory is taken before it is known whether there is room.
+    const noMemory = this.context.kernel.failpoints.shouldFail('iommufd_vevent');
     const sequence = this.nextSequence;
     this.nextSequence = sequence === SEQUENCE_LAST ? 0 : sequence + 1;
-    const full = this.events.length === this.depth;
-    const noMemory = !full && this.context.kernel.failpoints.shouldFail('iommufd_vevent');
-    const kept = !full && !noMemory;
+    const kept = !noMemory && this.events.length < this.depth;
     if (kept) this.events.push({ sequence, data: data.slice() });
     this.lost = kept ? null : sequence;
     const { trace, id: context } = this.context;
