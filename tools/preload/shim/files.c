@@ -2,23 +2,9 @@
 
 #include "shim.h"
 #include <fcntl.h>
-#include <limits.h>
 #include <stdarg.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
-
-bool is_served_path(const char *path)
-{
-	if (path == NULL || server_folder() == NULL) return false;
-	if (strcmp(path, "/dev/iommu") == 0 || strncmp(path, "/dev/vfio/", 10) == 0) return true;
-	size_t length = strlen(path);
-	return strncmp(path, "/proc/", 6) == 0 && length > 9 && strcmp(path + length - 9, "/fail-nth") == 0;
-}
 
 long served_open(const char *path, int flags)
 {
@@ -47,10 +33,11 @@ long served_transfer(uint32_t kind, int fd, uint64_t inode, uintptr_t buffer, si
 }
 
 /* Opens what the server has; -ENOENT when it has nothing there and the file system is to be asked. */
-static long try_open(const char *path, int flags)
+static long try_open(int directory, const char *path, int flags)
 {
-	if (!is_served_path(path)) return -ENOENT;
-	return served_open(path, flags);
+	char served[PATH_MAX];
+	if ((flags & O_DIRECTORY) != 0 || !served_path(directory, path, served)) return -ENOENT;
+	return served_open(served, flags);
 }
 
 static mode_t mode_of(int flags, va_list arguments)
@@ -65,19 +52,29 @@ static mode_t mode_of(int flags, va_list arguments)
 		mode_t mode = mode_of(flags, arguments);                        \
 		va_end(arguments);                                              \
 		int saved = errno;                                              \
-		long fd = try_open(path, flags);                                \
+		long fd = try_open(directory, path, flags);                     \
 		if (fd != -ENOENT) return (int)finish(fd, saved);               \
 		fd = status_file(path, flags);                                  \
 		if (fd >= 0) return (int)finish(fd, saved);                     \
 		errno = saved;                                                  \
-		char buffer[4096];                                              \
-		return REAL(real)(__VA_ARGS__ redirected(path, buffer), flags, mode); \
+		char buffer[PATH_MAX];                                          \
+		return REAL(real)(__VA_ARGS__ redirected(directory, path, buffer), flags, mode); \
 	}
 
 EXPORT int open(const char *path, int flags, ...) OPEN(open, open, AT_FDCWD, )
 EXPORT int open64(const char *path, int flags, ...) OPEN(open64, open64, AT_FDCWD, )
 EXPORT int openat(int directory, const char *path, int flags, ...) OPEN(openat, openat, directory, directory, )
 EXPORT int openat64(int directory, const char *path, int flags, ...) OPEN(openat64, openat64, directory, directory, )
+
+EXPORT int creat(const char *path, mode_t mode)
+{
+	return open(path, O_CREAT | O_WRONLY | O_TRUNC, mode);
+}
+
+EXPORT int creat64(const char *path, mode_t mode)
+{
+	return creat(path, mode);
+}
 
 EXPORT int __open_2(const char *path, int flags)
 {
@@ -136,9 +133,6 @@ EXPORT ssize_t pwrite(int fd, const void *buffer, size_t bytes, off_t offset)
 EXPORT ssize_t pwrite64(int fd, const void *buffer, size_t bytes, off64_t offset)
 	TRANSFER(ASK_WRITE, offset, REAL(pwrite64)(fd, buffer, bytes, offset))
 
-/* What _FORTIFY_SOURCE calls where it knows the size of the buffer. */
-extern void __chk_fail(void) __attribute__((noreturn));
-
 EXPORT ssize_t __read_chk(int fd, void *buffer, size_t bytes, size_t room)
 {
 	if (bytes > room) __chk_fail();
@@ -158,13 +152,14 @@ EXPORT ssize_t __pread64_chk(int fd, void *buffer, size_t bytes, off64_t offset,
 }
 
 /* Moves the parts one by one until one of them is moved in part. */
-static long served_vector(uint32_t kind, int fd, uint64_t inode, const struct iovec *parts, int count)
+static long served_vector(uint32_t kind, int fd, uint64_t inode, const struct iovec *parts, int count, int64_t offset)
 {
 	long done = 0;
-	if (count < 0 || count > IOV_MAX) return -EINVAL;
+	if (count < 0 || count > IOV_MAX || (offset < 0 && offset != NO_OFFSET)) return -EINVAL;
 	for (int i = 0; i < count; i++) {
 		if (parts[i].iov_len == 0) continue;
-		long moved = served_transfer(kind, fd, inode, (uintptr_t)parts[i].iov_base, parts[i].iov_len, NO_OFFSET);
+		int64_t position = offset == NO_OFFSET ? NO_OFFSET : offset + done;
+		long moved = served_transfer(kind, fd, inode, (uintptr_t)parts[i].iov_base, parts[i].iov_len, position);
 		if (moved < 0) return done > 0 ? done : moved;
 		done += moved;
 		if ((size_t)moved < parts[i].iov_len) break;
@@ -172,116 +167,38 @@ static long served_vector(uint32_t kind, int fd, uint64_t inode, const struct io
 	return done;
 }
 
+#define VECTOR(kind, offset, ...)                                                    \
+	{                                                                                \
+		uint64_t inode;                                                              \
+		int saved = errno;                                                           \
+		if (!is_served(fd, &inode)) return __VA_ARGS__;                              \
+		return finish(served_vector(kind, fd, inode, parts, count, offset), saved);  \
+	}
+
 EXPORT ssize_t readv(int fd, const struct iovec *parts, int count)
-{
-	uint64_t inode;
-	int saved = errno;
-	if (!is_served(fd, &inode)) return REAL(readv)(fd, parts, count);
-	return finish(served_vector(ASK_READ, fd, inode, parts, count), saved);
-}
-
+	VECTOR(ASK_READ, NO_OFFSET, REAL(readv)(fd, parts, count))
 EXPORT ssize_t writev(int fd, const struct iovec *parts, int count)
+	VECTOR(ASK_WRITE, NO_OFFSET, REAL(writev)(fd, parts, count))
+EXPORT ssize_t preadv(int fd, const struct iovec *parts, int count, off_t offset)
+	VECTOR(ASK_READ, offset, REAL(preadv)(fd, parts, count, offset))
+EXPORT ssize_t preadv64(int fd, const struct iovec *parts, int count, off64_t offset)
+	VECTOR(ASK_READ, offset, REAL(preadv64)(fd, parts, count, offset))
+EXPORT ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t offset)
+	VECTOR(ASK_WRITE, offset, REAL(pwritev)(fd, parts, count, offset))
+EXPORT ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t offset)
+	VECTOR(ASK_WRITE, offset, REAL(pwritev64)(fd, parts, count, offset))
+
+/* Of preadv2(2), where -1 is the file's own place. */
+static int64_t place(off_t offset)
 {
-	uint64_t inode;
-	int saved = errno;
-	if (!is_served(fd, &inode)) return REAL(writev)(fd, parts, count);
-	return finish(served_vector(ASK_WRITE, fd, inode, parts, count), saved);
+	return offset == -1 ? NO_OFFSET : offset;
 }
 
-/* Ordinary pages in place of huge ones, where the system has none to give: nothing reads back which they are. */
-static void *map_small(void *address, size_t length, int protection, int flags)
-{
-	int small = flags & ~(MAP_HUGETLB | (MAP_HUGE_MASK << MAP_HUGE_SHIFT));
-	int huge_lg2 = (flags >> MAP_HUGE_SHIFT) & MAP_HUGE_MASK;
-	size_t huge = 1ul << (huge_lg2 == 0 ? 21 : huge_lg2);
-	length = (length + huge - 1) & ~(huge - 1);
-	if ((flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) != 0) return REAL(mmap)(address, length, protection, small, -1, 0);
-	char *room = REAL(mmap)(NULL, length + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (room == MAP_FAILED) return MAP_FAILED;
-	char *start = (char *)(((uintptr_t)room + huge - 1) & ~(huge - 1));
-	void *mapped = REAL(mmap)(start, length, protection, small | MAP_FIXED, -1, 0);
-	if (mapped == MAP_FAILED) {
-		REAL(munmap)(room, length + huge);
-		return MAP_FAILED;
-	}
-	if (start > room) REAL(munmap)(room, start - room);
-	if (start < room + huge) REAL(munmap)(start + length, room + huge - start);
-	return mapped;
-}
-
-/* Whether a file of the server's is, or was, mapped here: it wants to know when it is mapped no more. */
-static atomic_bool has_served_mapping;
-
-static void mappings_changed(void)
-{
-	layout_changed();
-	if (!atomic_load(&has_served_mapping)) return;
-	int saved = errno;
-	struct question question = { .kind = ASK_MAPPINGS };
-	struct answer answer;
-	ask(&question, NULL, &answer);
-	errno = saved;
-}
-
-/* Maps the file that stands for a part of the served one. */
-static void *map_served(int fd, uint64_t inode, void *address, size_t length, int protection, int flags, off_t offset)
-{
-	struct question question = { .kind = ASK_MMAP, .fd = fd, .inode = inode };
-	question.arguments[0] = length;
-	question.arguments[1] = protection;
-	question.arguments[2] = flags;
-	question.arguments[3] = offset;
-	struct answer answer;
-	int saved = errno;
-	char path[PATH_MAX];
-	long result = ask(&question, NULL, &answer);
-	if (result < 0) {
-		finish(result, saved);
-		return MAP_FAILED;
-	}
-	snprintf(path, sizeof path, "%s/memory/%llu", server_folder(), (unsigned long long)answer.values[0]);
-	int file = REAL(open)(path, O_RDWR | O_CLOEXEC);
-	if (file < 0) return MAP_FAILED;
-	void *mapped = REAL(mmap)(address, length, protection, flags, file, 0);
-	close(file);
-	atomic_store(&has_served_mapping, true);
-	mappings_changed();
-	return mapped;
-}
-
-EXPORT void *mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset)
-{
-	uint64_t inode;
-	if ((flags & MAP_ANONYMOUS) == 0 && is_served(fd, &inode)) {
-		return map_served(fd, inode, address, length, protection, flags, offset);
-	}
-	int saved = errno;
-	void *mapped = REAL(mmap)(address, length, protection, flags, fd, offset);
-	/* The system has no huge pages left, or none of that size at all. */
-	if (mapped == MAP_FAILED && (errno == ENOMEM || errno == EINVAL) && server_folder() != NULL &&
-	    (flags & (MAP_HUGETLB | MAP_ANONYMOUS)) == (MAP_HUGETLB | MAP_ANONYMOUS)) {
-		mapped = map_small(address, length, protection, flags);
-		if (mapped != MAP_FAILED) errno = saved;
-	}
-	mappings_changed();
-	return mapped;
-}
-
-EXPORT void *mmap64(void *address, size_t length, int protection, int flags, int fd, off64_t offset)
-{
-	return mmap(address, length, protection, flags, fd, offset);
-}
-
-EXPORT int munmap(void *address, size_t length)
-{
-	int result = REAL(munmap)(address, length);
-	mappings_changed();
-	return result;
-}
-
-EXPORT int mprotect(void *address, size_t length, int protection)
-{
-	int result = REAL(mprotect)(address, length, protection);
-	layout_changed();
-	return result;
-}
+EXPORT ssize_t preadv2(int fd, const struct iovec *parts, int count, off_t offset, int flags)
+	VECTOR(ASK_READ, place(offset), REAL(preadv2)(fd, parts, count, offset, flags))
+EXPORT ssize_t preadv64v2(int fd, const struct iovec *parts, int count, off64_t offset, int flags)
+	VECTOR(ASK_READ, place(offset), REAL(preadv64v2)(fd, parts, count, offset, flags))
+EXPORT ssize_t pwritev2(int fd, const struct iovec *parts, int count, off_t offset, int flags)
+	VECTOR(ASK_WRITE, place(offset), REAL(pwritev2)(fd, parts, count, offset, flags))
+EXPORT ssize_t pwritev64v2(int fd, const struct iovec *parts, int count, off64_t offset, int flags)
+	VECTOR(ASK_WRITE, place(offset), REAL(pwritev64v2)(fd, parts, count, offset, flags))

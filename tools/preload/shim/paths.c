@@ -1,4 +1,4 @@
-/* Calls on paths: a tree that the server has made stands in for parts of /dev and /sys. */
+/* Calls on paths and on what is at them: the server's tree answers for parts of /dev and /sys. */
 
 #include "shim.h"
 #include <dirent.h>
@@ -12,27 +12,6 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
-
-/* Where the server's tree stands in, if it has that part. */
-static const char *const roots[] = {
-	"/dev/iommu", "/dev/vfio", "/sys/bus/pci/devices", "/sys/bus/pci/drivers/vfio-pci", "/sys/devices/pci0000:00",
-	"/sys/kernel/iommu_groups", "/sys/class/vfio-dev", "/sys/kernel/debug",
-};
-
-const char *redirected(const char *path, char buffer[4096])
-{
-	if (path == NULL || path[0] != '/' || server_folder() == NULL) return path;
-	for (size_t i = 0; i < sizeof roots / sizeof *roots; i++) {
-		size_t length = strlen(roots[i]);
-		if (strncmp(path, roots[i], length) != 0 || (path[length] != 0 && path[length] != '/')) continue;
-		struct stat status;
-		snprintf(buffer, 4096, "%s/root%s", server_folder(), roots[i]);
-		if (REAL(syscall)(SYS_newfstatat, AT_FDCWD, buffer, &status, 0) != 0) return path;
-		if (snprintf(buffer, 4096, "%s/root%s", server_folder(), path) >= 4096) return path;
-		return buffer;
-	}
-	return path;
-}
 
 /* A line such as `VmPin:	       0 kB` with `more` added. */
 static int add_line(char *to, size_t room, const char *line, const char *name, unsigned long long more)
@@ -90,11 +69,11 @@ int status_file(const char *path, int flags)
 
 static FILE *open_stream(const char *path, const char *mode, FILE *(*real)(const char *, const char *))
 {
-	char buffer[4096];
+	char buffer[PATH_MAX];
 	int saved = errno;
 	int file = mode[0] == 'r' && strchr(mode, '+') == NULL ? status_file(path, O_RDONLY) : -1;
 	errno = saved;
-	if (file < 0) return real(redirected(path, buffer), mode);
+	if (file < 0) return real(redirected(AT_FDCWD, path, buffer), mode);
 	FILE *stream = fdopen(file, mode);
 	if (stream == NULL) close(file);
 	return stream;
@@ -110,38 +89,44 @@ EXPORT FILE *fopen64(const char *path, const char *mode)
 	return open_stream(path, mode, REAL(fopen64));
 }
 
-#define REDIRECT(type, name, parameters, ...) \
-	EXPORT type name parameters               \
-	{                                         \
-		char buffer[4096];                    \
-		path = redirected(path, buffer);      \
-		return REAL(name)(__VA_ARGS__);       \
+#define REDIRECT(type, name, directory, parameters, ...) \
+	EXPORT type name parameters                          \
+	{                                                    \
+		char buffer[PATH_MAX];                           \
+		path = redirected(directory, path, buffer);      \
+		return REAL(name)(__VA_ARGS__);                  \
 	}
 
-REDIRECT(DIR *, opendir, (const char *path), path)
-REDIRECT(int, access, (const char *path, int mode), path, mode)
-REDIRECT(int, faccessat, (int directory, const char *path, int mode, int flags), directory, path, mode, flags)
-REDIRECT(ssize_t, readlink, (const char *path, char *into, size_t bytes), path, into, bytes)
-REDIRECT(ssize_t, readlinkat, (int directory, const char *path, char *into, size_t bytes), directory, path, into, bytes)
-REDIRECT(int, chdir, (const char *path), path)
-REDIRECT(int, scandir, (const char *path, struct dirent ***list, int (*filter)(const struct dirent *),
+REDIRECT(DIR *, opendir, AT_FDCWD, (const char *path), path)
+REDIRECT(int, access, AT_FDCWD, (const char *path, int mode), path, mode)
+REDIRECT(int, eaccess, AT_FDCWD, (const char *path, int mode), path, mode)
+REDIRECT(int, euidaccess, AT_FDCWD, (const char *path, int mode), path, mode)
+REDIRECT(int, faccessat, directory, (int directory, const char *path, int mode, int flags), directory, path, mode, flags)
+REDIRECT(ssize_t, readlink, AT_FDCWD, (const char *path, char *into, size_t bytes), path, into, bytes)
+REDIRECT(ssize_t, readlinkat, directory, (int directory, const char *path, char *into, size_t bytes), directory, path,
+	 into, bytes)
+REDIRECT(int, chdir, AT_FDCWD, (const char *path), path)
+REDIRECT(int, scandir, AT_FDCWD, (const char *path, struct dirent ***list, int (*filter)(const struct dirent *),
 			int (*compare)(const struct dirent **, const struct dirent **)), path, list, filter, compare)
+REDIRECT(int, scandir64, AT_FDCWD, (const char *path, struct dirent64 ***list, int (*filter)(const struct dirent64 *),
+			int (*compare)(const struct dirent64 **, const struct dirent64 **)), path, list, filter, compare)
 
-/* A path that the server's tree answers for, without the tree's own place in front. */
-static char *unredirected(char *resolved)
+EXPORT ssize_t __readlink_chk(const char *path, char *into, size_t bytes, size_t room)
 {
-	const char *folder = server_folder();
-	size_t length = folder == NULL || resolved == NULL ? 0 : strlen(folder);
-	if (length > 0 && strncmp(resolved, folder, length) == 0 && strncmp(resolved + length, "/root/", 6) == 0) {
-		memmove(resolved, resolved + length + 5, strlen(resolved + length + 5) + 1);
-	}
-	return resolved;
+	if (bytes > room) __chk_fail();
+	return readlink(path, into, bytes);
+}
+
+EXPORT ssize_t __readlinkat_chk(int directory, const char *path, char *into, size_t bytes, size_t room)
+{
+	if (bytes > room) __chk_fail();
+	return readlinkat(directory, path, into, bytes);
 }
 
 EXPORT char *realpath(const char *path, char *resolved)
 {
-	char buffer[4096];
-	return unredirected(REAL(realpath)(redirected(path, buffer), resolved));
+	char buffer[PATH_MAX];
+	return unredirected(REAL(realpath)(redirected(AT_FDCWD, path, buffer), resolved));
 }
 
 EXPORT char *__realpath_chk(const char *path, char *resolved, size_t room)
@@ -150,47 +135,18 @@ EXPORT char *__realpath_chk(const char *path, char *resolved, size_t room)
 	return realpath(path, resolved);
 }
 
-/* The tree's files under /dev are plain, and stand for character devices. */
-static bool is_device(const char *path, bool regular)
+EXPORT char *canonicalize_file_name(const char *path)
 {
-	return path != NULL && regular && strncmp(path, "/dev/", 5) == 0;
+	return realpath(path, NULL);
 }
 
-#define DEVICE_NUMBER makedev(10, 125)
-
-#define STATUS(name, kind, directory_parameter, flags_parameter, ...)                      \
-	EXPORT int name(directory_parameter const char *path, struct kind *status flags_parameter) \
-	{                                                                                  \
-		char buffer[4096];                                                             \
-		const char *real = redirected(path, buffer);                                   \
-		int result = REAL(name)(__VA_ARGS__);                                          \
-		if (result == 0 && real != path && is_device(path, S_ISREG(status->st_mode))) { \
-			status->st_mode = S_IFCHR | 0600;                                          \
-			status->st_rdev = DEVICE_NUMBER;                                           \
-		}                                                                              \
-		return result;                                                                 \
-	}
-
-#define NONE
-#define DIRECTORY int directory,
-#define FLAGS , int flags
-
-STATUS(stat, stat, NONE, NONE, real, status)
-STATUS(stat64, stat64, NONE, NONE, real, status)
-STATUS(lstat, stat, NONE, NONE, real, status)
-STATUS(lstat64, stat64, NONE, NONE, real, status)
-STATUS(fstatat, stat, DIRECTORY, FLAGS, directory, real, status, flags)
-STATUS(fstatat64, stat64, DIRECTORY, FLAGS, directory, real, status, flags)
-
-EXPORT int statx(int directory, const char *restrict path, int flags, unsigned mask, struct statx *restrict status)
+EXPORT char *getcwd(char *into, size_t bytes)
 {
-	char buffer[4096];
-	const char *real = redirected(path, buffer);
-	int result = REAL(statx)(directory, real, flags, mask, status);
-	if (result == 0 && real != path && is_device(path, S_ISREG(status->stx_mode))) {
-		status->stx_mode = S_IFCHR | 0600;
-		status->stx_rdev_major = major(DEVICE_NUMBER);
-		status->stx_rdev_minor = minor(DEVICE_NUMBER);
-	}
-	return result;
+	return unredirected(REAL(getcwd)(into, bytes));
+}
+
+EXPORT char *__getcwd_chk(char *into, size_t bytes, size_t room)
+{
+	if (bytes > room) __chk_fail();
+	return getcwd(into, bytes);
 }

@@ -30,6 +30,8 @@ enum {
 	ASK_MAPPINGS = 9,
 	/* arguments: pid. values: KiB pinned, KiB locked. */
 	ASK_STATUS = 10,
+	/* The device node that the file is of, or that is at the path that follows. values: its major and minor number. -ENODEV: it is of none. */
+	ASK_NODE = 11,
 };
 
 enum {

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -18,6 +19,9 @@
 		if (symbol == NULL) symbol = dlsym(RTLD_NEXT, #name);      \
 		(__typeof__(&name))symbol;                                 \
 	})
+
+/* What _FORTIFY_SOURCE calls where it knows the size of the buffer. */
+extern void __chk_fail(void) __attribute__((noreturn));
 
 /* connection.c */
 
@@ -50,13 +54,17 @@ void await_signals(uint64_t count);
 long served_open(const char *path, int flags);
 long served_ioctl(int fd, uint64_t inode, unsigned long request, unsigned long argument);
 long served_transfer(uint32_t kind, int fd, uint64_t inode, uintptr_t buffer, size_t bytes, int64_t offset);
-/* Whether the server may have what is at `path`. */
-bool is_served_path(const char *path);
+/* tree.c */
+
+/* `path`, or where the server has put what programs should find there; the answer may lie in `buffer`. Leaves errno alone. */
+const char *redirected(int directory, const char *path, char buffer[PATH_MAX]);
+/* Whether the server may have what is at `path`; its path from the root then. Leaves errno alone. */
+bool served_path(int directory, const char *path, char into[PATH_MAX]);
+/* Takes the tree's own place off a path, where it is. */
+char *unredirected(char *path);
 
 /* paths.c */
 
-/* `path`, or where the server has put what programs should find there; the answer may lie in `buffer`. */
-const char *redirected(const char *path, char buffer[4096]);
 /* A descriptor of /proc/PID/status with the server's pins added, or -1 when `path` is not that or nothing is known. */
 int status_file(const char *path, int flags);
 

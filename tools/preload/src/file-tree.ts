@@ -8,6 +8,7 @@ import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import type { Device, IommuGroup, PciDevice, ReservedRegion } from '@iommukit/iommu-core';
 import type { Vfio } from '@iommukit/vfio';
+import { deviceNumber } from './device-numbers.ts';
 import type { Model } from './machine.ts';
 
 const DEVICES = '/sys/devices/pci0000:00';
@@ -17,6 +18,9 @@ const GROUPS = '/sys/kernel/iommu_groups';
 const IORESOURCE_MEM = 0x200;
 const IORESOURCE_PREFETCH = 0x2000;
 const IORESOURCE_MEM_64 = 0x100000;
+
+/** Programs look whether they are loaded before they look for devices. */
+const MODULES = ['vfio', 'vfio_pci', 'vfio_iommu_type1', 'iommufd'];
 
 /** Fault injection of Linux, as far as programs set it up (Documentation/fault-injection). */
 const FAULT_ATTRIBUTES: { readonly [name: string]: readonly string[] } = {
@@ -34,6 +38,7 @@ export class FileTree {
     for (const path of nodes.list()) this.file(path, '');
     mkdirSync(join(folder, '/sys/bus/pci/devices'), { recursive: true });
     mkdirSync(join(folder, GROUPS), { recursive: true });
+    for (const name of MODULES) this.file(`/sys/module/${name}/initstate`, 'live\n');
     for (const pci of host.bus.devices) {
       const device = host.core.deviceOf(pci);
       this.addFunction(pci, vfio);
@@ -63,14 +68,21 @@ export class FileTree {
     this.file(`${folder}/irq`, '0\n');
     this.file(`${folder}/numa_node`, '-1\n');
     this.file(`${folder}/driver_override`, '(null)\n');
+    this.file(`${folder}/uevent`, `PCI_SLOT_NAME=${pci.name}\n`);
+    this.link(`${folder}/subsystem`, '/sys/bus/pci');
     this.link(`/sys/bus/pci/devices/${pci.name}`, folder);
     const entry = vfio.find(pci);
     if (entry === null) return;
     const name = `vfio${entry.index}`;
     this.link(`${folder}/driver`, '/sys/bus/pci/drivers/vfio-pci');
     this.link(`/sys/bus/pci/drivers/vfio-pci/${pci.name}`, folder);
-    this.file(`${folder}/vfio-dev/${name}/dev`, `511:${entry.index}\n`);
-    this.link(`/sys/class/vfio-dev/${name}`, `${folder}/vfio-dev/${name}`);
+    const { major, minor } = deviceNumber(entry.path)!;
+    const cdev = `${folder}/vfio-dev/${name}`;
+    this.file(`${cdev}/dev`, `${major}:${minor}\n`);
+    this.file(`${cdev}/uevent`, `MAJOR=${major}\nMINOR=${minor}\nDEVNAME=${entry.path.slice('/dev/'.length)}\n`);
+    this.link(`${cdev}/device`, folder);
+    this.link(`${cdev}/subsystem`, '/sys/class/vfio-dev');
+    this.link(`/sys/class/vfio-dev/${name}`, cdev);
   }
 
   private addToGroup(device: Device): void {

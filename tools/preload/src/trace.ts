@@ -32,6 +32,8 @@ function argumentsOf(call: Call): string[] {
     case 'status':
       return [`${call.pid}`];
     case 'mappings':
+    case 'node':
+    case 'node-of':
       return [];
   }
 }

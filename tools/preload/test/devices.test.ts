@@ -21,6 +21,13 @@ describe.skipIf(!hasCompiler)(`devices of a program${why}`, () => {
     expect(world.defects).toEqual([]);
   });
 
+  test('are the same by every name and with every call, and have the numbers that /sys tells', async () => {
+    world = await new World({}, withTestFunction()).start();
+    expect(await world.run('paths')).toEqual(DONE);
+    expect(world.defects).toEqual([]);
+    expect(world.server.openFiles).toBe(0);
+  });
+
   test('memory of the kernel is mapped, seen by both sides, and given back with the last mapping', async () => {
     const model = withTestFunction();
     let mappings = 0;

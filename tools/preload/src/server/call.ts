@@ -28,7 +28,10 @@ export type Call =
     })
   /** The process has changed its mappings since it mapped a served file. */
   | { readonly kind: 'mappings' }
-  | { readonly kind: 'status'; readonly pid: number };
+  | { readonly kind: 'status'; readonly pid: number }
+  /** The device node at a path, or that an open file is of. */
+  | { readonly kind: 'node'; readonly path: string }
+  | (On & { readonly kind: 'node-of' });
 
 export type CallContext = {
   /** The thread that calls. */
@@ -42,7 +45,7 @@ export type CallContext = {
 export type Answer = {
   /** What the system call gives: >= 0, or a negative errno. */
   readonly result: number;
-  /** Numbers besides: of mmap, that of the file to map; of status, KiB pinned and locked. */
+  /** Numbers besides: of mmap, that of the file to map; of status, KiB pinned and locked; of node and node-of, major and minor. */
   readonly values?: readonly [bigint, bigint];
   /** The offer is a descriptor now. */
   readonly offerTaken?: boolean;

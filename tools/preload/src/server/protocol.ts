@@ -12,6 +12,7 @@ export const ASK_WRITE = 7;
 export const ASK_MMAP = 8;
 export const ASK_MAPPINGS = 9;
 export const ASK_STATUS = 10;
+export const ASK_NODE = 11;
 
 export const ANSWER_OFFER_TAKEN = 1;
 export const ANSWER_OFFER_WANTED = 2;

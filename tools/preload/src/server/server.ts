@@ -7,6 +7,7 @@ import { existsSync } from 'node:fs';
 import { hex, PAGE_SIZE } from '@iommukit/hw';
 import { type Host, type ProcessCapability, SysError } from '@iommukit/iommu-core';
 import type { DeviceNodes, File } from '@iommukit/iommufd';
+import { deviceNumber } from '../device-numbers.ts';
 import { ForeignFrames } from '../memory/foreign-frames.ts';
 import { Proc } from '../memory/proc.ts';
 import { SharedFiles } from '../memory/shared-file.ts';
@@ -17,8 +18,9 @@ import { FailNth, FailNthFile } from './fail-nth.ts';
 import { ServedFiles } from './served-files.ts';
 import type { CallHandler, EventSignal, Readiness } from './transport.ts';
 
-const EIO = 5;
 const ESRCH = 3;
+const EIO = 5;
+const ENODEV = 19;
 
 /** Virtual time that the hardware has after each call, in nanoseconds. */
 const SETTLE = 10_000_000;
@@ -47,6 +49,9 @@ export type ServerOptions = {
   /** Hears of errors that are the server's own. */
   onDefect?: (error: unknown) => void;
 };
+
+/** Calls that the kernel carries out; the others only ask the server what is. */
+type FileCall = Exclude<Call, { kind: 'status' | 'node' | 'node-of' }>;
 
 export class Server implements CallHandler {
   private readonly host: Host;
@@ -139,6 +144,8 @@ export class Server implements CallHandler {
   serve(client: Client, call: Call, context: CallContext): Answer {
     client.memory.noteLayout(context.layout);
     if (call.kind === 'status') return this.status(call.pid);
+    if (call.kind === 'node') return nodeOf(call.path);
+    if (call.kind === 'node-of') return nodeOf(this.served.get(call.file)?.name ?? '');
     this.contain(() => this.windows.takeStores());
     const body = (): Answer => this.carryOut(client, call, context);
     const countless = this.failNth === null || ('file' in call && this.served.get(call.file) instanceof FailNthFile);
@@ -147,7 +154,7 @@ export class Server implements CallHandler {
     return answer;
   }
 
-  private carryOut(client: Client, call: Exclude<Call, { kind: 'status' }>, context: CallContext): Answer {
+  private carryOut(client: Client, call: FileCall, context: CallContext): Answer {
     const { descriptors } = client;
     descriptors.begin(context.offer);
     let result: number;
@@ -172,7 +179,7 @@ export class Server implements CallHandler {
   }
 
   /** Gives the result; of mmap, the number of the file to map instead. */
-  private run(client: Client, call: Exclude<Call, { kind: 'status' }>, context: CallContext): number {
+  private run(client: Client, call: FileCall, context: CallContext): number {
     const { caller, memory } = client;
     if (call.kind === 'open') return this.open(client, call.path, context);
     if (call.kind === 'mappings') {
@@ -275,6 +282,12 @@ export class Server implements CallHandler {
 
 function isFinal(answer: Answer): boolean {
   return answer.offerWanted !== true && answer.holdWanted === undefined;
+}
+
+function nodeOf(path: string): Answer {
+  const number = deviceNumber(path);
+  if (number === null) return { result: -ENODEV };
+  return { result: 0, values: [BigInt(number.major), BigInt(number.minor)] };
 }
 
 function transferLength(bytes: bigint): number {

@@ -261,6 +261,8 @@ function toCall(question: Question, file: FileKey): Call | null {
       return { kind: 'mappings' };
     case protocol.ASK_STATUS:
       return { kind: 'status', pid: Number(argument0) };
+    case protocol.ASK_NODE:
+      return file === 0 ? { kind: 'node', path: question.path } : { kind: 'node-of', file };
     default:
       return null;
   }
