@@ -1,9 +1,10 @@
 #!/usr/bin/env node
 /** iommukit-run: starts the models and a server on them, and runs a program whose calls go there. */
 
-import { mkdtempSync, rmSync, writeSync } from 'node:fs';
+import { mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { dumpAll, formatDumps } from './dump.ts';
 import { checkProgram, findProgram } from './elf.ts';
 import { FileTree } from './file-tree.ts';
 import { createModel, DEFAULT_MACHINE, type Model } from './machine.ts';
@@ -11,6 +12,7 @@ import { loadMachine } from './machine-file.ts';
 import { type Options, parseOptions, USAGE } from './options.ts';
 import { examine, type Finding } from './privileges.ts';
 import { type End, endAs, runProgram } from './program.ts';
+import { listenMonitor, settled } from './server/monitor.ts';
 import { Server } from './server/server.ts';
 import { UnixTransport } from './server/unix-transport.ts';
 import { buildShim } from './shim.ts';
@@ -29,6 +31,7 @@ async function main(args: readonly string[]): Promise<End> {
   }
   const program = findProgram(options.program);
   checkProgram(program);
+  const dumpTo = openDump(options.dump);
   const library = buildShim();
   const model = createModelOf(options);
   for (const { lack } of findings) if (lack !== null) warn(lack);
@@ -36,10 +39,17 @@ async function main(args: readonly string[]): Promise<End> {
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
   new FileTree(join(folder, 'root'), model, options.failpoints);
   const server = startServer(options, model, join(folder, 'memory'));
-  const transport = await UnixTransport.listen(server, join(folder, 'server'));
+  const socket = join(folder, 'server');
+  const transport = await UnixTransport.listen(server, socket);
+  const monitor = await listenMonitor(socket, () => dumpAll(model.iommufd));
   const preload = [library, process.env['LD_PRELOAD']].filter((path) => path).join(':');
   const environment = { ...transport.environment, LD_PRELOAD: preload };
   const end = await runProgram(program, options.program, options.args, environment);
+  if (dumpTo !== null) {
+    await settled();
+    print(dumpTo, formatDumps(dumpAll(model.iommufd), false));
+  }
+  monitor.close();
   transport.close();
   server.closeAll();
   return end;
@@ -60,6 +70,17 @@ function startServer(options: Options, model: Model, memoryFolder: string): Serv
   return new Server({ ...common, onCall: (...call) => write(formatCall(...call)) });
 }
 
+/** Where the dump goes; opened before the program starts, so that what cannot be written is known in time. */
+function openDump(file: string | null): number | null {
+  if (file === null) return null;
+  if (file === '-') return 1;
+  try {
+    return openSync(file, 'w');
+  } catch (error) {
+    throw new UsageError(`--dump: ${(error as Error).message}`);
+  }
+}
+
 function formatFinding({ text, lack }: Finding): string {
   return lack === null ? `${text}\n` : `${text}\n  ${lack}\n`;
 }
@@ -67,7 +88,7 @@ function formatFinding({ text, lack }: Finding): string {
 /** Standard output and error are the program's too: streams here would change their modes. */
 function print(fd: number, text: string): void {
   try {
-    writeSync(fd, text);
+    writeFileSync(fd, text);
   } catch {}
 }
 

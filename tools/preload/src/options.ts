@@ -15,6 +15,7 @@ Runs a program that uses /dev/iommu or /dev/vfio on models of the hardware.
   --selftest       have the mock IOMMU and IOMMU_TEST_CMD of the kernel's own tests
   --failpoints     serve /proc/PID/task/TID/fail-nth and /sys/kernel/debug/fail*
   --trace          show what happens, on standard error
+  --dump FILE      write what /dev/iommu still holds when the program has ended, - for standard output
   --check          say what of this system can be used, and end
   --help           this text
 `;
@@ -26,6 +27,8 @@ export type Options = {
   readonly selftest: boolean;
   readonly failpoints: boolean;
   readonly trace: boolean;
+  /** Where to write the dump; null for nowhere. */
+  readonly dump: string | null;
   readonly check: boolean;
   readonly help: boolean;
   readonly program: string | null;
@@ -39,9 +42,13 @@ const config = {
   selftest: { type: 'boolean' },
   failpoints: { type: 'boolean' },
   trace: { type: 'boolean' },
+  dump: { type: 'string' },
   check: { type: 'boolean' },
   help: { type: 'boolean', short: 'h' },
 } as const;
+
+/** Options whose value is the next argument. */
+const WITH_VALUE = Object.entries(config).flatMap(([name, { type }]) => (type === 'string' ? [`--${name}`] : []));
 
 /** @throws {UsageError} */
 export function parseOptions(args: readonly string[]): Options {
@@ -53,12 +60,12 @@ export function parseOptions(args: readonly string[]): Options {
     throw new UsageError((error as Error).message);
   }
   const [program = null, ...rest] = args.slice(args[end] === '--' ? end + 1 : end);
-  const { machine = null, grant = [], strict = false } = values;
+  const { machine = null, grant = [], strict = false, dump = null } = values;
   const { selftest = false, failpoints = false } = values;
   const { trace = false, check = false, help = false } = values;
   if (program === null && !check && !help) throw new UsageError('no program is named');
   const flags = { strict, selftest, failpoints, trace, check, help };
-  return { machine, grant: grant.map(capability), ...flags, program, args: rest };
+  return { machine, grant: grant.map(capability), dump, ...flags, program, args: rest };
 }
 
 function parse(args: string[]) {
@@ -70,7 +77,7 @@ function programIndex(args: readonly string[]): number {
   for (let index = 0; index < args.length; index++) {
     const argument = args[index]!;
     if (argument === '--' || !argument.startsWith('-')) return index;
-    if (argument === '--machine' || argument === '--grant') index++;
+    if (WITH_VALUE.includes(argument)) index++;
   }
   return args.length;
 }

@@ -12,7 +12,9 @@ import { UsageError } from '../src/usage-error.ts';
 import { hasCompiler, outcome, why } from './support/harness.ts';
 
 const PACKAGE = fileURLToPath(new URL('..', import.meta.url));
-const MAIN = ['--conditions=@iommukit/source', '--import', 'tsx', join(PACKAGE, 'src/main.ts')];
+const NODE = ['--conditions=@iommukit/source', '--import', 'tsx'];
+const MAIN = [...NODE, join(PACKAGE, 'src/main.ts')];
+const DUMP = [...NODE, join(PACKAGE, 'src/iommufd.ts'), 'dump'];
 
 describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
   let folder: string;
@@ -22,6 +24,7 @@ describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
       execFileSync('cc', ['-o', join(folder, name), join(PACKAGE, source), ...flags]);
     };
     build('dma', 'examples/dma.c', '-Wall', '-Werror');
+    build('holder', 'test/programs/holder.c');
     build('orphan', 'test/programs/orphan.c');
     build('static', 'test/programs/orphan.c', '-static');
   });
@@ -94,6 +97,32 @@ describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
   test('the trace shows calls with the reason of a refusal', async () => {
     const { output } = await run(['--trace', join(folder, 'dma'), '/dev/vfio/devices/vfio9']);
     expect(output).toContain('open(/dev/vfio/devices/vfio9) = -1 open: no /dev/vfio/devices/vfio9 (ENOENT)');
+  });
+
+  test('iommukit-iommufd dump shows what a running program holds, and --dump what is left of it', async () => {
+    const dump = async (...args: string[]) => outcome(spawn(process.execPath, [...DUMP, ...args], { cwd: PACKAGE }));
+    const file = join(folder, 'dump');
+    const child = start(['--dump', file, join(folder, 'holder')]);
+    const end = outcome(child);
+    await once(child.stdout!, 'data');
+    const [text, json] = await Promise.all([dump('--pid', `${child.pid}`), dump('--json', '--pid', `${child.pid}`)]);
+    expect(text.code).toBe(0);
+    expect(text.output).toContain('context 1: 3 objects, 1 pages pinned');
+    expect(text.output).toContain('iova 0x10000 last 0x10fff');
+    expect(text.output).toContain('context 2: 0 objects, 0 pages pinned');
+    expect(JSON.parse(json.output).map(({ objects }: { objects: unknown[] }) => objects.length)).toEqual([3, 0]);
+    child.stdin!.write('\n');
+    expect(await end).toMatchObject({ code: 5, output: 'ready\n' });
+    expect(readFileSync(file, 'utf8')).toBe('no context is open\n');
+    const refused = await dump('--pid', '999999999');
+    expect(refused).toMatchObject({ code: 1, output: expect.stringContaining('there is no process 999999999') });
+    expect((await run(['--dump', '/nowhere/dump', 'true'])).code).toBe(125);
+  });
+
+  test('a program can look at itself with iommukit-iommufd dump', async () => {
+    const { output, code } = await run(['sh', '-c', `exec 9<>/dev/iommu; "$@"`, 'sh', process.execPath, ...DUMP]);
+    expect(output).toContain('context 1: 0 objects');
+    expect(code).toBe(0);
   });
 
   test('--check says what can be used', async () => {
