@@ -4,12 +4,10 @@
  */
 
 import { writeFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { changes } from './changes.ts';
-import { installedHeaders, kernelVersion } from './linux-tree.ts';
-import { measure } from './measure.ts';
-import { formatTable, readTable, type TableName, tableFile, type UapiTable } from './table.ts';
+import { formatTable, TABLE_NAMES, tableFile } from './table.ts';
+import { compareTree, measureTree } from './tree.ts';
 
 const HELP = `Usage: npm run uapi -- --source DIR [--check]
 
@@ -17,40 +15,28 @@ const HELP = `Usage: npm run uapi -- --source DIR [--check]
   --check       write nothing; exit with 1 when a table differs from what the headers say
   --help        this text`;
 
-/** Headers by their path in the kernel's tree, with the tables made of them. */
-const TABLES: { readonly [header: string]: TableName } = {
-  'include/uapi/linux/iommufd.h': 'iommufd',
-  'drivers/iommu/iommufd/iommufd_test.h': 'iommufd-test',
-  'include/uapi/linux/vfio.h': 'vfio',
-};
-
-function tableOf(source: string, header: string): UapiTable {
-  const include = installedHeaders(source);
-  const file = header.startsWith('include/uapi/')
-    ? join(include, header.slice('include/uapi/'.length))
-    : join(source, header);
-  return { linux: kernelVersion(source), header, ...measure(file, include) };
+function write(source: string): void {
+  for (const name of TABLE_NAMES) {
+    const table = measureTree(source, name);
+    writeFileSync(tableFile(name), formatTable(table));
+    const { structures, requests, constants } = table;
+    const numbers = Object.keys({ ...requests, ...constants }).length;
+    console.log(
+      `${name}.json: ${Object.keys(structures).length} structures and ${numbers} numbers of Linux ${table.linux}`,
+    );
+  }
 }
 
-function main(source: string, check: boolean): number {
-  let different = 0;
-  for (const [header, name] of Object.entries(TABLES)) {
-    const table = tableOf(source, header);
-    const count = `${Object.keys(table.structures).length} structures, ${Object.keys(table.requests).length} requests, ${Object.keys(table.constants).length} constants`;
-    if (!check) {
-      writeFileSync(tableFile(name), formatTable(table));
-      console.log(`${name}.json: ${count} of Linux ${table.linux}`);
-      continue;
-    }
-    const recorded = readTable(name);
-    const found = changes(recorded, table);
+/** @returns how much is different */
+function check(source: string): number {
+  const found = compareTree(source);
+  for (const { header, linux, structures, numbers, changes } of found) {
     console.log(
-      `${header}: ${count} of Linux ${table.linux}, ${found.length} different from the table of ${recorded.linux}`,
+      `${header} of Linux ${linux}: ${structures} structures and ${numbers} numbers, ${changes.length} different`,
     );
-    for (const change of found) console.log(`  ${change}`);
-    different += found.length;
+    for (const change of changes) console.log(`  ${change}`);
   }
-  return different > 0 ? 1 : 0;
+  return found.reduce((sum, { changes }) => sum + changes.length, 0);
 }
 
 const { values } = parseArgs({
@@ -63,4 +49,5 @@ const { values } = parseArgs({
 if (values.help || values.source === undefined) {
   console.log(HELP);
   process.exitCode = values.help ? 0 : 2;
-} else process.exitCode = main(resolve(values.source), values.check);
+} else if (values.check) process.exitCode = check(resolve(values.source)) > 0 ? 1 : 0;
+else write(resolve(values.source));

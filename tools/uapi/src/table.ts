@@ -25,7 +25,9 @@ export type UapiTable = {
 };
 
 /** The kernel's headers that there are tables of. */
-export type TableName = 'iommufd' | 'iommufd-test' | 'vfio';
+export const TABLE_NAMES = ['iommufd', 'iommufd-test', 'vfio'] as const;
+
+export type TableName = (typeof TABLE_NAMES)[number];
 
 export function tableFile(name: TableName): URL {
   return new URL(`../tables/${name}.json`, import.meta.url);
