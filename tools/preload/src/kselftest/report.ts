@@ -15,27 +15,38 @@ function rowsOf(runs: readonly Run[]): Row[] {
   ]);
 }
 
-export function formatTable(runs: readonly Run[]): string {
-  const cells = [
+/** A head and the rows, with the cells of a column made equally wide: words to the left, numbers to the right. */
+function cells(runs: readonly Run[], programCell: (name: string) => string): string[][] {
+  const table = [
     ['program', 'fixture', 'pass', 'skip', 'fail'],
     ...rowsOf(runs).map(([program, fixture, { pass, skip, fail }]) => [
-      program,
+      programCell(program),
       fixture,
       ...[pass, skip, fail].map((number) => `${number}`),
     ]),
   ];
-  const widths = cells[0]!.map((_, column) => Math.max(...cells.map((row) => row[column]!.length)));
+  const widths = table[0]!.map((_, column) => Math.max(...table.map((row) => row[column]!.length)));
   const pad = (cell: string, column: number): string =>
     column < 2 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!);
-  return cells.map((row) => row.map(pad).join('  ').trimEnd()).join('\n');
+  return table.map((row) => row.map(pad));
+}
+
+export function formatTable(runs: readonly Run[]): string {
+  return cells(runs, (name) => name)
+    .map((row) => row.join('  ').trimEnd())
+    .join('\n');
+}
+
+/** As the repository's formatter leaves it. */
+function markdownTable(runs: readonly Run[]): string {
+  const [head, ...rows] = cells(runs, (name) => `\`${name}\``);
+  const rule = head!.map((cell, column) => (column < 2 ? '-'.repeat(cell.length) : `${'-'.repeat(cell.length - 1)}:`));
+  return [head!, rule, ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n');
 }
 
 /** docs/conformance.md. */
 export function formatPage(runs: readonly Run[], version: string): string {
   const skipped = runs.flatMap(({ cases }) => cases.filter(({ outcome }) => outcome === 'skip'));
-  const rows = rowsOf(runs).map(
-    ([program, fixture, { pass, skip, fail }]) => `| \`${program}\` | ${fixture} | ${pass} | ${skip} | ${fail} |`,
-  );
   return `# Conformance
 
 Linux brings programs that test \`/dev/iommu\`: \`tools/testing/selftests/iommu\`. Compiled from the source of Linux ${version} and not changed, they run on this project through [\`iommukit-run\`](../tools/preload/README.md):
@@ -46,15 +57,15 @@ npm run kselftest -- --source DIR --write-docs
 
 DIR is a Linux source tree, outside this repository. The command compiles the programs, runs them, compares each case with what is expected of it (\`tools/preload/expectations.json\`), and wrote this page.
 
-| program | fixture | pass | skip | fail |
-| --- | --- | ---: | ---: | ---: |
-${rows.join('\n')}
+${markdownTable(runs)}
 
 ${skipped.length} cases skip themselves, as they do on a kernel: they are variants without a virtual IOMMU of tests that need one.
 
 ${skipped.map(({ name }) => `- \`${name}\``).join('\n')}
 
 \`iommufd_fail_nth\` has allocations, pins and maps fail one after the other, each in a run of its own, and looks for what is left behind.
+
+The command also compiles a C program against the tree's headers, and compares sizes, offsets, request numbers and constants with the tables that the tests of the packages use ([tools/uapi](../tools/uapi/README.md)).
 
 ## What is not run
 

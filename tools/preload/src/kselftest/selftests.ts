@@ -1,8 +1,9 @@
 /** The kernel's own test programs of /dev/iommu, compiled from a source tree outside the repository and not changed. */
 
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { installedHeaders, kernelVersion } from '@iommukit/uapi';
 import { UsageError } from '../usage-error.ts';
 
 export const PROGRAMS = ['iommufd', 'iommufd_fail_nth'] as const;
@@ -19,40 +20,52 @@ export type BuildOptions = {
   readonly output: string;
 };
 
-/** @throws {UsageError} the folder is no kernel tree */
-export function kernelVersion(source: string): string {
-  const makefile = join(source, 'Makefile');
-  const text = existsSync(makefile) ? readFileSync(makefile, 'utf8') : '';
-  const value = (name: string): string | undefined => new RegExp(`^${name} *= *(\\S*)$`, 'm').exec(text)?.[1];
-  const [version, patchlevel] = [value('VERSION'), value('PATCHLEVEL')];
-  if (version === undefined || patchlevel === undefined || !existsSync(join(source, TESTS))) {
-    throw new UsageError(`${source} is not a Linux source tree with ${TESTS}`);
-  }
-  return `${version}.${patchlevel}.${value('SUBLEVEL') || 0}${value('EXTRAVERSION') ?? ''}`;
+/** Of the kernel. @throws {UsageError} the folder is no kernel tree */
+export function versionOf(source: string): string {
+  if (!existsSync(join(source, TESTS))) throw new UsageError(`${source} is not a Linux source tree with ${TESTS}`);
+  return attempt(() => kernelVersion(source));
 }
 
 /** Compiles the programs, with the headers that `make headers` puts into the tree. @throws {UsageError} */
 export function buildPrograms(options: BuildOptions): void {
   const { source, sysroot, output } = options;
-  if (!existsSync(join(source, 'usr/include/linux/iommufd.h'))) {
-    make(['-C', source, 'ARCH=x86', 'headers'], 'the headers for user space cannot be made');
-  }
-  const include = sysroot === null ? [] : [`-I${join(sysroot, 'usr/include')}`];
-  checkLibcap(include);
-  const libraries = sysroot === null ? [] : [`-L${join(sysroot, 'usr/lib/x86_64-linux-gnu')}`];
+  attempt(() => installedHeaders(source));
+  const libcap = sysroot === null ? { include: '', library: '' } : libcapIn(sysroot);
+  checkLibcap(libcap);
   mkdirSync(output, { recursive: true });
-  const flags = [`OUTPUT=${output}`, `USERCFLAGS=${include.join(' ')}`, `USERLDFLAGS=${libraries.join(' ')}`];
+  const flags = [`OUTPUT=${output}`, `USERCFLAGS=${libcap.include}`, `USERLDFLAGS=${libcap.library}`];
   make(['-C', join(source, TESTS), ...flags], `${TESTS} cannot be compiled`);
 }
 
+type Flags = { readonly include: string; readonly library: string };
+
 /** @throws {UsageError} */
-function checkLibcap(include: readonly string[]): void {
-  const args = ['-E', ...include, '-include', 'sys/capability.h', '-x', 'c', '/dev/null'];
-  if (spawnSync('cc', args, { stdio: 'ignore' }).status === 0) return;
+function libcapIn(sysroot: string): Flags {
+  const triplet = spawnSync('cc', ['-dumpmachine'], { encoding: 'utf8' }).stdout?.trim() ?? '';
+  const folders = [`usr/lib/${triplet}`, 'usr/lib64', 'usr/lib'].map((path) => join(sysroot, path));
+  const folder = folders.find((each) => ['libcap.so', 'libcap.a'].some((file) => existsSync(join(each, file))));
+  if (folder === undefined) throw new UsageError(`there is no libcap in ${folders.join(', ')}`);
+  return { include: `-I${join(sysroot, 'usr/include')}`, library: `-L${folder}` };
+}
+
+/** @throws {UsageError} */
+function checkLibcap({ include, library }: Flags): void {
+  const input = '#include <sys/capability.h>\nint main(void) { return cap_get_proc() == 0; }\n';
+  const flags = [include, library].filter((flag) => flag !== '');
+  if (spawnSync('cc', ['-x', 'c', '-', ...flags, '-o', '/dev/null', '-lcap'], { input }).status === 0) return;
   throw new UsageError(
     'The programs need the C compiler cc and libcap with its headers: install them (Debian: apt install gcc libc6-dev ' +
       'libcap-dev), or unpack the package libcap-dev into a folder and name that with --sysroot.',
   );
+}
+
+/** @throws {UsageError} for any error */
+function attempt<T>(body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
 }
 
 /** @throws {UsageError} */

@@ -22,20 +22,26 @@ export class TapReader {
     this.onCase = onCase;
   }
 
+  /** What was said since the last result. */
+  get rest(): readonly string[] {
+    return this.said;
+  }
+
   line(text: string): void {
     const plan = /^1\.\.(\d+)$/.exec(text);
-    if (plan !== null) this.planned = Number(plan[1]);
-    const result = /^(not )?ok \d+ (\S+)(.*)$/.exec(text);
-    if (result === null) {
-      if (text.startsWith('#')) this.said.push(text.slice(1).trim());
+    if (plan !== null) this.planned ??= Number(plan[1]);
+    const result = /^(not )?ok (\d+) (\S+)(.*)$/.exec(text);
+    // A number out of order is what a case says, and no result.
+    if (result === null || Number(result[2]) !== this.cases.length + 1) {
+      if (plan === null) this.said.push(text.replace(/^#/, '').trim());
       return;
     }
-    const [, not, name, directive] = result;
+    const [, not, , name, directive] = result;
     const outcome = not !== undefined ? 'fail' : /# SKIP\b/.test(directive!) ? 'skip' : 'pass';
     const ended: Case = {
       name: name!,
       outcome,
-      said: this.said.filter((word) => !/^(Starting|RUN|OK|FAIL|SKIP)\b/.test(word)),
+      said: this.said.filter((word) => !/^(TAP version|Starting|RUN|OK|FAIL|SKIP)\b/.test(word)),
     };
     this.said = [];
     this.cases.push(ended);
