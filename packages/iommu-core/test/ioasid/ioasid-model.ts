@@ -172,7 +172,8 @@ export class IoasidModel {
     const entry = this.at(id);
     if (entry === null || entry.set !== set || entry.freed) return;
     entry.freed = true;
-    if (entry.gets > 0 || entry.spid !== NONE) this.tell('free', entry);
+    // References are not told apart: after a put too many the last user's stands for the owner's.
+    if (this.referencesBesideSpid(id) > 1 || entry.spid !== NONE) this.tell('free', entry);
     if (entry.owned) entry.owned = false;
     else if (entry.gets > 0) entry.gets--;
     this.reclaim(entry);
