@@ -65,6 +65,7 @@ export type { DetailValue, ObjectDetails, ObjectType } from './object-table.ts';
 export type { IommufdEvent } from './trace.ts';
 export { Type1Client, type Type1MapRequest } from './type1/client.ts';
 export { type Type1Capability, type Type1Info, type1Capabilities, type1Info } from './type1/info.ts';
+export { type1EnsureIoas } from './type1/type1.ts';
 export {
   INVALIDATE_COUNT_MAX,
   INVALIDATE_ENTRY_MAX,

@@ -6,25 +6,17 @@
 import { NO_PASID } from '@iommukit/hw';
 import { SysError } from '@iommukit/iommu-core';
 import type { Caller, File, IommufdContext, Mapping } from '@iommukit/iommufd';
+import { DeviceUse } from './device-use.ts';
 import type { DeviceUser } from './device-user.ts';
 import type { DmaBinding } from './dma-binding.ts';
-import type { VfioGroup } from './group/group.ts';
 import { vfioDeviceIoctl } from './ioctl.ts';
 import type { IommufdBinding, OfferedDevice } from './offered-device.ts';
-import type { VfToken } from './vf-token.ts';
 
 export type BindRequest = {
   /** Gives the /dev/iommu to bind to. */
   context: () => IommufdContext;
   /** Gives the VF token, or null. */
   token: () => Uint8Array | null;
-};
-
-type Bound = {
-  readonly dma: DmaBinding;
-  readonly user: DeviceUser;
-  /** The PF's token, held while a VF is in use. */
-  readonly token: VfToken | null;
 };
 
 /** DMA in the hands of a /dev/iommu. */
@@ -44,15 +36,17 @@ class IommufdDma implements DmaBinding {
 export class VfioDeviceFile implements File {
   readonly name: string;
   readonly entry: OfferedDevice;
-  private readonly group: VfioGroup | null;
-  private bound: Bound | null = null;
+  /** Got from the device's group, and so in use from the start. */
+  private readonly fromGroup: boolean;
+  private use: DeviceUse | null;
   /** File offset of read(2) and write(2). */
   private position = 0n;
 
-  /** `group` is given when the file is got through it, and not opened by the device's own path. */
-  constructor(entry: OfferedDevice, group: VfioGroup | null = null) {
+  /** `use` is given, and taken over, when the file is got from the device's group and not opened by its own path. */
+  constructor(entry: OfferedDevice, use: DeviceUse | null = null) {
     this.entry = entry;
-    this.group = group;
+    this.use = use;
+    this.fromGroup = use !== null;
     this.name = entry.path;
   }
 
@@ -76,8 +70,8 @@ export class VfioDeviceFile implements File {
   /**
    * Takes the device over: `bind` binds its DMA to what `target` gives, then the file gives access to it until it is
    * closed. @returns the binding
-   * @throws {SysError} EINVAL the file is bound, or the device is in use through another; EBUSY its group is open and
-   * the file is not from there; EACCES the token; and the errors of `target` and `bind`
+   * @throws {SysError} EINVAL the file is bound, or the device is in use through another; EBUSY its group is open;
+   * EACCES the token; and the errors of `target` and `bind`
    */
   take<Target, Dma extends DmaBinding>(
     call: string,
@@ -86,24 +80,14 @@ export class VfioDeviceFile implements File {
     bind: (target: Target) => Dma,
   ): Dma {
     const { entry } = this;
-    if (this.bound !== null) throw new SysError('EINVAL', call, `${this.name} is bound`);
-    if (this.group === null) entry.group?.checkClosed(call);
+    if (this.use !== null) throw new SysError('EINVAL', call, `${this.name} is bound`);
+    entry.group?.checkClosed(call);
     entry.checkToken(token());
     const to = target();
     if (entry.user !== null) throw new SysError('EINVAL', call, `${this.name} is in use through another open file`);
     const dma = bind(to);
-    let user: DeviceUser;
-    try {
-      user = entry.takeOver();
-      if (dma.extend !== undefined) user = dma.extend(user);
-    } catch (error) {
-      dma.unbind();
-      throw error;
-    }
-    entry.user = user;
-    const held = entry.physicalToken;
-    held?.hold();
-    this.bound = { dma, user, token: held };
+    this.use = new DeviceUse(entry, dma, () => entry.group?.unblock());
+    entry.group?.block();
     return dma;
   }
 
@@ -114,19 +98,30 @@ export class VfioDeviceFile implements File {
     throw new SysError('EINVAL', call, `${this.name} is bound to a ${dma.kind}`);
   }
 
+  /** A request for files of the device's own alone is made. @throws {SysError} ENOTTY the file is got from the group */
+  checkOwn(call: string): void {
+    if (this.fromGroup) throw new SysError('ENOTTY', call, `${this.name} is got from its group`);
+  }
+
   /**
    * Attaches the device, or one of its PASIDs, to a page table or IOAS; what is attached already is replaced without a
    * moment of neither. @returns id of the hardware page table
-   * @throws {SysError} the errors of IommufdDevice.attach and replace; what was attached stays then
+   * @throws {SysError} ENOTTY the file is got from the group; the errors of IommufdDevice.attach and replace; what was
+   * attached stays then
    */
   attach(ptId: number, pasid: number | null): number {
+    this.checkOwn('VFIO_DEVICE_ATTACH_IOMMUFD_PT');
     const { device } = this.dma('VFIO_DEVICE_ATTACH_IOMMUFD_PT', IommufdDma);
     const key = pasid ?? NO_PASID;
     return device.attached(key) === null ? device.attach(ptId, key) : device.replace(ptId, key);
   }
 
-  /** DMA, or that of one PASID, is blocked on return. Nothing happens when it was not attached. */
+  /**
+   * DMA, or that of one PASID, is blocked on return. Nothing happens when it was not attached.
+   * @throws {SysError} ENOTTY the file is got from the group
+   */
   detach(pasid: number | null): void {
+    this.checkOwn('VFIO_DEVICE_DETACH_IOMMUFD_PT');
     this.dma('VFIO_DEVICE_DETACH_IOMMUFD_PT', IommufdDma).device.detach(pasid ?? NO_PASID);
   }
 
@@ -155,17 +150,13 @@ export class VfioDeviceFile implements File {
   }
 
   release(): void {
-    const { bound, entry } = this;
-    if (bound === null) return;
-    this.bound = null;
-    bound.user.close();
-    bound.dma.unbind();
-    bound.token?.release();
-    entry.user = null;
+    const { use } = this;
+    this.use = null;
+    use?.release();
   }
 
-  private require(call: string): Bound {
-    if (this.bound === null) throw new SysError('EINVAL', call, `${this.name} is not bound`);
-    return this.bound;
+  private require(call: string): DeviceUse {
+    if (this.use === null) throw new SysError('EINVAL', call, `${this.name} is not bound`);
+    return this.use;
   }
 }

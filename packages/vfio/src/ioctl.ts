@@ -43,9 +43,11 @@ export function vfioDeviceIoctl(file: VfioDeviceFile, caller: Caller, request: n
   const { user } = file;
   switch (request >>> 0) {
     case uapi.VFIO_DEVICE_ATTACH_IOMMUFD_PT:
+      file.checkOwn('VFIO_DEVICE_ATTACH_IOMMUFD_PT');
       attach(file, memory, argument);
       return 0;
     case uapi.VFIO_DEVICE_DETACH_IOMMUFD_PT:
+      file.checkOwn('VFIO_DEVICE_DETACH_IOMMUFD_PT');
       detach(file, memory, argument);
       return 0;
     case uapi.VFIO_DEVICE_GET_INFO:

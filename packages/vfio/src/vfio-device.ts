@@ -22,6 +22,8 @@ export type VfioOptions = {
   core?: NestingCore;
   /** What the contexts of containers are counted among; a node of their own by default. */
   iommufd?: IommufdNode;
+  /** Mappings that there can be in a container; 65535, as Linux has it, by default. */
+  dmaEntryLimit?: number;
 };
 
 export type VfioDeviceOptions = {
@@ -92,6 +94,7 @@ export class Vfio {
   private readonly nodes: DeviceNodes;
   private readonly core: NestingCore | null;
   private iommufd: IommufdNode | null;
+  private readonly dmaEntryLimit: number;
   private readonly devices = new Map<PciDevice, VfioDevice>();
   private readonly groups = new Map<IommuGroup, VfioGroup>();
   private nextIndex = 0;
@@ -101,6 +104,7 @@ export class Vfio {
     this.nodes = options.nodes;
     this.core = options.core ?? null;
     this.iommufd = options.iommufd ?? null;
+    this.dmaEntryLimit = options.dmaEntryLimit ?? 0xffff;
     this.nodes.register(CONTAINER_PATH, () => new VfioContainerFile(this.createContainer()));
   }
 
@@ -154,6 +158,7 @@ export class Vfio {
   private createContainer(): VfioContainer {
     return new VfioContainer({
       core: this.core,
+      dmaEntryLimit: this.dmaEntryLimit,
       iommufd: (kernel) => {
         this.iommufd ??= new IommufdNode({ kernel });
         return this.iommufd;

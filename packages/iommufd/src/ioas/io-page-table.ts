@@ -111,14 +111,6 @@ export class IoPageTable implements AreaHolder {
     return this.unmapRange(0n, U64_MAX, gone);
   }
 
-  /** True when an area lies in [iova, last] in part, and in part outside. */
-  cuts(iova: bigint, last: bigint): boolean {
-    const head = this.space.areaFrom(iova);
-    if (head !== null && head.iova < iova) return true;
-    const tail = this.space.areaFrom(last);
-    return tail !== null && tail.iova <= last && tail.last > last;
-  }
-
   /**
    * Makes no area lie on both sides of the boundary before `iova`, as unmapping in type1 version 1 needs; devices do not
    * notice. Nothing happens when none does.

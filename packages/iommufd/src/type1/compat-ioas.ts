@@ -6,10 +6,16 @@ import type { Ioas } from '../ioas/ioas.ts';
 export class CompatIoas {
   private ioas: Ioas | null = null;
 
+  /** Null: none is set, or it was destroyed. */
+  find(): Ioas | null {
+    return this.ioas !== null && this.ioas.users > 0 ? this.ioas : null;
+  }
+
   /** @throws {SysError} ENODEV none is set, or it was destroyed */
   get(call: string): Ioas {
-    if (this.ioas !== null && this.ioas.users > 0) return this.ioas;
-    throw new SysError('ENODEV', call, 'no IOAS is set for the type1 interface');
+    const ioas = this.find();
+    if (ioas === null) throw new SysError('ENODEV', call, 'no IOAS is set for the type1 interface');
+    return ioas;
   }
 
   /** The IOAS can be destroyed all the same. */

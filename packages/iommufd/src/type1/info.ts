@@ -23,16 +23,20 @@ export type Type1Capability = {
   readonly pieceSize: number;
 };
 
-/** Mappings that can still be made: there is no limit. */
+/** Mappings that can still be made when there is no limit. */
 const UNLIMITED = 0xffff_ffff;
 
 export function type1Info({ table }: Ioas): Type1Info {
   return { pageSizes: pageSizes(table), ranges: table.space.holes() };
 }
 
-export function type1Capabilities({ ranges }: Pick<Type1Info, 'ranges'>): Type1Capability[] {
+/** `mappingsLeft`: mappings that can still be made. */
+export function type1Capabilities(
+  { ranges }: Pick<Type1Info, 'ranges'>,
+  mappingsLeft: number = UNLIMITED,
+): Type1Capability[] {
   const avail = new Uint8Array(uapi.vfioDmaAvail.size);
-  uapi.vfioDmaAvail.write({ avail: UNLIMITED }, avail);
+  uapi.vfioDmaAvail.write({ avail: mappingsLeft }, avail);
   const whole = uapi.vfioInfoCapHeader.size + avail.length;
   return [
     { id: uapi.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, version: 1, data: avail, pieceSize: whole },

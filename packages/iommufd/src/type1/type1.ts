@@ -7,8 +7,13 @@ import { hex } from '@iommukit/hw';
 import { IOMMU_CACHE, IOMMU_READ, IOMMU_WRITE, type Process, SysError } from '@iommukit/iommu-core';
 import type { IommufdContext } from '../context.ts';
 import type { Ioas } from '../ioas/ioas.ts';
-import { makePages } from '../ioas/ioas-commands.ts';
+import { ioasAlloc, makePages } from '../ioas/ioas-commands.ts';
 import * as uapi from '../uapi/type1.ts';
+
+/** Sets a new IOAS for the interface when none is set, as the first group does that joins. @throws {SysError} ENOMEM */
+export function type1EnsureIoas(context: IommufdContext): void {
+  if (context.compatIoas.find() === null) context.compatIoas.set(ioasAlloc(context, 0));
+}
 
 /** What a VFIO_ extension number says: 1 it is there, 0 it is not. @throws {SysError} ENODEV VFIO_DMA_CC_IOMMU without an IOAS */
 export function type1CheckExtension({ compatIoas }: IommufdContext, extension: bigint): number {

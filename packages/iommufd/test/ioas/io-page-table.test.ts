@@ -434,23 +434,6 @@ describe('addresses', () => {
     expect(world.tables[0]!.iovaAlignment).toBe(1);
   });
 
-  test('of a range that holds an area in part are known', () => {
-    const world = new World();
-    const areas = [
-      [0x2000n, 0x2fffn],
-      [0x3000n, 0x5fffn],
-      [0x8000n, 0x8fffn],
-    ] as const;
-    for (const [first, last] of areas) world.map(0, base, last - first + 1n, first, RW);
-    for (let first = 0n; first < 0xa000n; first += 0x800n) {
-      for (let last = first + 0x7ffn; last < 0xa000n; last += 0x800n) {
-        const cut = areas.some(([from, to]) => from <= last && first <= to && (from < first || to > last));
-        expect([first, last, world.tables[0]!.cuts(first, last)]).toEqual([first, last, cut]);
-      }
-    }
-    expect(world.tables[0]!.cuts(0n, 2n ** 64n - 1n)).toBe(false);
-  });
-
   test('of an automatic map obey first fit against a naive search', () => {
     fc.assert(
       fc.property(

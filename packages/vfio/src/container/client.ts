@@ -72,7 +72,7 @@ export class VfioContainerClient {
     this.fd = fd;
   }
 
-  /** True for a VFIO_ extension that the container has. @throws {SysError} as `VfioContainer.checkExtension` */
+  /** True for a VFIO_ extension that the container has. */
   hasExtension(extension: number): boolean {
     return this.call('VFIO_CHECK_EXTENSION', (container) => container.checkExtension(BigInt(extension)) > 0);
   }
@@ -82,27 +82,27 @@ export class VfioContainerClient {
     this.call('VFIO_SET_IOMMU', (container) => container.setIommu(BigInt(type)));
   }
 
-  /** @throws {SysError} ENODEV no IOMMU is set */
+  /** @throws {SysError} EINVAL no IOMMU is set */
   info(): ContainerInfo {
     return this.call('VFIO_IOMMU_GET_INFO', containerInfo);
   }
 
-  /** Maps memory of the process. @throws {SysError} as `VfioContainer.map` */
+  /** Maps memory of the process. @throws {SysError} EINVAL no IOMMU is set; and as `ContainerIommu.map` */
   map({ userVa, length, iova, readable = true, writable = true }: ContainerMapRequest): void {
     let flags = readable ? uapi.VFIO_DMA_MAP_FLAG_READ : 0;
     if (writable) flags |= uapi.VFIO_DMA_MAP_FLAG_WRITE;
     const request = { flags, vaddr: toU64(userVa), iova: toU64(iova), size: toU64(length) };
-    this.call('VFIO_IOMMU_MAP_DMA', (container, process) => container.map(process, request));
+    this.call('VFIO_IOMMU_MAP_DMA', (container, process) => container.iommu.map(process, request));
   }
 
-  /** @returns bytes unmapped, which may be none. @throws {SysError} as `VfioContainer.unmap` */
+  /** @returns bytes unmapped, which may be none. @throws {SysError} EINVAL no IOMMU is set; and as `ContainerIommu.unmap` */
   unmap(iova: U64, length: U64): bigint {
-    return this.call('VFIO_IOMMU_UNMAP_DMA', (container) => container.unmap(toU64(iova), toU64(length)));
+    return this.call('VFIO_IOMMU_UNMAP_DMA', (container) => container.iommu.unmap(toU64(iova), toU64(length)));
   }
 
-  /** @returns bytes unmapped. @throws {SysError} ENODEV no IOMMU is set */
+  /** @returns bytes unmapped. @throws {SysError} EINVAL no IOMMU is set */
   unmapAll(): bigint {
-    return this.call('VFIO_IOMMU_UNMAP_DMA', (container) => container.unmapAll());
+    return this.call('VFIO_IOMMU_UNMAP_DMA', (container) => container.iommu.unmapAll());
   }
 
   /** Puts a guest's page table behind a PASID of every open device. @throws {SysError} as `GuestTables.bind` */

@@ -13,8 +13,8 @@ import {
 } from '@iommukit/iommu-core';
 import { fetch } from '../argument.ts';
 import type { DeviceUser } from '../device-user.ts';
-import type { DmaBinding } from '../dma-binding.ts';
 import { ExtendedUser } from '../extended-user.ts';
+import type { GroupDma } from '../group/group-container.ts';
 import type { IommufdBinding } from '../offered-device.ts';
 import { FaultRing } from './fault-ring.ts';
 import type { NestingCore } from './guest-tables.ts';
@@ -33,7 +33,7 @@ export type ContainerDmaOptions = {
   onUnbind: (dma: ContainerDma) => void;
 };
 
-export class ContainerDma implements DmaBinding {
+export class ContainerDma implements GroupDma {
   readonly kind = 'VFIO container';
   readonly device: Device;
   /** Where the device's faults go; null when the container is not of the nesting type. */
@@ -57,8 +57,7 @@ export class ContainerDma implements DmaBinding {
 
   /**
    * Lets DMA reach what is mapped, once the device has been reset.
-   * @throws {SysError} EINVAL the device does not fit the container's IOMMU; EADDRINUSE something is mapped in a region
-   * that it reserves; and the errors of IommufdDevice.attach
+   * @throws {SysError} EINVAL the device does not fit the container's IOMMU; and the errors of IommufdDevice.attach
    */
   attach(): void {
     this.binding.attach(this.hwptId);

@@ -24,18 +24,21 @@ export type NestingInfo = {
 };
 
 export type ContainerInfo = Type1Info & {
+  /** Mappings that can still be made. */
+  readonly mappingsLeft: number;
   /** Null when the container is not of the nesting type, or its unit is not VT-d. */
   readonly nesting: NestingInfo | null;
 };
 
-/** @throws {SysError} ENODEV no IOMMU is set */
+/** @throws {SysError} EINVAL no IOMMU is set */
 export function containerInfo(container: VfioContainer): ContainerInfo {
-  return { ...type1Info(container.iommu.ioas), nesting: nestingInfo(container) };
+  const { ioas, mappingsLeft } = container.iommu;
+  return { ...type1Info(ioas), mappingsLeft, nesting: nestingInfo(container) };
 }
 
 /** As the chain behind struct vfio_iommu_type1_info. */
 export function infoCapabilities(info: ContainerInfo): InfoCapability[] {
-  const capabilities: InfoCapability[] = type1Capabilities(info);
+  const capabilities: InfoCapability[] = type1Capabilities(info, info.mappingsLeft);
   const { nesting: nests } = info;
   if (nests !== null) {
     capabilities.push({ id: nesting.VFIO_IOMMU_TYPE1_INFO_CAP_NESTING, version: 1, data: encodeNesting(nests) });

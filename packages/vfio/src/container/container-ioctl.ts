@@ -18,14 +18,14 @@ import * as uapi from '../uapi/container.ts';
 import * as nesting from '../uapi/nesting.ts';
 import type { VfioContainer } from './container.ts';
 import { containerInfo, infoCapabilities } from './container-info.ts';
+import type { ContainerIommu } from './container-iommu.ts';
 
 /**
  * Carries out one ioctl. @returns 0, or what the request asks for
- * @throws {SysError} EFAULT the structure cannot be read or answered; EINVAL it is too short; ENODEV no IOMMU is set;
- * ENOTTY no such command; and the command's own
+ * @throws {SysError} EINVAL no IOMMU is set, whatever is asked of it; EFAULT the structure cannot be read or answered;
+ * EINVAL it is too short; ENOTTY no such command; and the command's own
  */
 export function containerIoctl(container: VfioContainer, caller: Process, request: number, argument: bigint): number {
-  const memory = caller.addressSpace;
   switch (request >>> 0) {
     case uapi.VFIO_GET_API_VERSION:
       return uapi.VFIO_API_VERSION;
@@ -34,29 +34,44 @@ export function containerIoctl(container: VfioContainer, caller: Process, reques
     case uapi.VFIO_SET_IOMMU:
       container.setIommu(argument);
       return 0;
+    default:
+      iommuIoctl(container, container.iommu, caller, request, argument);
+      return 0;
+  }
+}
+
+function iommuIoctl(
+  container: VfioContainer,
+  iommu: ContainerIommu,
+  caller: Process,
+  request: number,
+  argument: bigint,
+): void {
+  const memory = caller.addressSpace;
+  switch (request >>> 0) {
     case uapi.VFIO_IOMMU_GET_INFO:
       getInfo(container, memory, argument);
-      return 0;
+      break;
     case uapi.VFIO_IOMMU_MAP_DMA:
-      container.map(caller, fetch('VFIO_IOMMU_MAP_DMA', memory, argument, uapi.vfioIommuType1DmaMap, 'size'));
-      return 0;
+      iommu.map(caller, fetch('VFIO_IOMMU_MAP_DMA', memory, argument, uapi.vfioIommuType1DmaMap, 'size'));
+      break;
     case uapi.VFIO_IOMMU_UNMAP_DMA:
-      unmapDma(container, memory, argument);
-      return 0;
+      unmapDma(iommu, memory, argument);
+      break;
     case nesting.VFIO_IOMMU_CACHE_INVALIDATE: {
       const info = payload('VFIO_IOMMU_CACHE_INVALIDATE', memory, argument);
       container.nesting('VFIO_IOMMU_CACHE_INVALIDATE').invalidateUser(caller, info);
-      return 0;
+      break;
     }
     case nesting.VFIO_IOMMU_BIND_GPASID: {
       const data = payload('VFIO_IOMMU_BIND_GPASID', memory, argument);
       container.nesting('VFIO_IOMMU_BIND_GPASID').bind(caller, copyBindData(memory, data));
-      return 0;
+      break;
     }
     case nesting.VFIO_IOMMU_UNBIND_GPASID: {
       const data = payload('VFIO_IOMMU_UNBIND_GPASID', memory, argument);
       container.nesting('VFIO_IOMMU_UNBIND_GPASID').unbindUser(caller, data);
-      return 0;
+      break;
     }
     default:
       throw new SysError('ENOTTY', 'ioctl', `a container has no request ${hex(request >>> 0)}`);
@@ -70,11 +85,11 @@ function getInfo(container: VfioContainer, memory: AddressSpace, argument: bigin
   const capabilities = infoCapabilities(info);
   const { needed, capOffset } = storeCapabilities(memory, argument, layout.size, argsz, capabilities);
   const flags = uapi.VFIO_IOMMU_INFO_PGSIZES | uapi.VFIO_IOMMU_INFO_CAPS;
-  const values = { argsz: needed, flags, iovaPgsizes: info.pageSizes, capOffset, pad: 0 };
+  const values = { argsz: Math.max(argsz, needed), flags, iovaPgsizes: info.pageSizes, capOffset, pad: 0 };
   storeStruct(memory, argument, layout, values, Math.min(argsz, layout.size));
 }
 
-function unmapDma(container: VfioContainer, memory: AddressSpace, argument: bigint): void {
+function unmapDma(iommu: ContainerIommu, memory: AddressSpace, argument: bigint): void {
   const call = 'VFIO_IOMMU_UNMAP_DMA';
   const layout = uapi.vfioIommuType1DmaUnmap;
   const values = fetch(call, memory, argument, layout, 'size');
@@ -84,7 +99,7 @@ function unmapDma(container: VfioContainer, memory: AddressSpace, argument: bigi
     throw new SysError('EINVAL', call, `flags ${hex(flags)} for ${hex(size)} bytes from ${hex(iova)}`);
   }
   storeStruct(memory, argument, layout, values);
-  const unmapped = all ? container.unmapAll() : container.unmap(iova, size);
+  const unmapped = all ? iommu.unmapAll() : iommu.unmap(iova, size);
   storeStruct(memory, argument, layout, { ...values, size: unmapped });
 }
 

@@ -29,17 +29,17 @@ export class VfioGroupClient {
     };
   }
 
-  /** Joins the container open as `fd`. @throws {SysError} as VFIO_GROUP_SET_CONTAINER */
+  /** Joins the container, or the /dev/iommu, that is open as `fd`. @throws {SysError} as VFIO_GROUP_SET_CONTAINER */
   setContainer(fd: number): void {
     this.system.call('VFIO_GROUP_SET_CONTAINER', (caller) => this.file.setContainer(caller, fd));
   }
 
-  /** @throws {SysError} EINVAL the group has no container; EBUSY devices are open */
+  /** @throws {SysError} EINVAL the group has no container; EBUSY devices of a VFIO container are open */
   unsetContainer(): void {
     this.system.call('VFIO_GROUP_UNSET_CONTAINER', () => this.file.group.unsetContainer());
   }
 
-  /** Opens a device: its DMA reaches what is mapped in the container. @throws {SysError} as VFIO_GROUP_GET_DEVICE_FD */
+  /** Opens a device: its DMA reaches what is mapped in the container. A device can be opened again while it is open. @throws {SysError} as VFIO_GROUP_GET_DEVICE_FD */
   openDevice(name: string): VfioDeviceClient {
     const fd = this.system.call('VFIO_GROUP_GET_DEVICE_FD', (caller) => this.file.openDevice(caller, name));
     return new VfioDeviceClient(this.system, fd);

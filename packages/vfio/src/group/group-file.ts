@@ -2,11 +2,12 @@
 
 import { hex, PAGE_SIZE } from '@iommukit/hw';
 import { type AddressSpace, SysError } from '@iommukit/iommu-core';
-import { type Caller, copyFromUser, type File } from '@iommukit/iommufd';
+import { type Caller, copyFromUser, type File, iommufdContextOf } from '@iommukit/iommufd';
 import { fetch, storeStruct } from '../argument.ts';
-import { containerOf } from '../container/container-file.ts';
+import { VfioContainerFile } from '../container/container-file.ts';
 import * as uapi from '../uapi/container.ts';
 import type { VfioGroup } from './group.ts';
+import { IommufdContainer } from './iommufd-container.ts';
 
 export class VfioGroupFile implements File {
   readonly name: string;
@@ -21,7 +22,7 @@ export class VfioGroupFile implements File {
 
   /**
    * @throws {SysError} EFAULT the argument cannot be read or answered; EINVAL it is too short; ENOTTY no such command;
-   * EBADF, EBADFD the descriptor of a container; EMFILE; and the command's own
+   * EBADF, EBADFD the descriptor of a container or /dev/iommu; EMFILE; and the command's own
    */
   ioctl(caller: Caller, request: number, argument: bigint): number {
     const memory = caller.process.addressSpace;
@@ -56,7 +57,9 @@ export class VfioGroupFile implements File {
   /** @throws {SysError} EBADF, EBADFD; and as `VfioGroup.setContainer` */
   setContainer({ descriptors }: Caller, fd: number): void {
     const file = descriptors.get(fd);
-    this.group.setContainer(() => containerOf(file));
+    this.group.setContainer(() => {
+      return file instanceof VfioContainerFile ? file.container : new IommufdContainer(iommufdContextOf(file));
+    });
   }
 
   /** @returns a descriptor. @throws {SysError} EMFILE; and as `VfioGroup.openDevice` */
@@ -70,7 +73,7 @@ export class VfioGroupFile implements File {
     }
   }
 
-  /** Devices that were got through the file keep the group open. */
+  /** Devices in a VFIO container that were got through the file keep the group open. */
   release(): void {
     this.group.release();
   }

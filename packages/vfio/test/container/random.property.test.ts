@@ -6,7 +6,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { VFIO_TYPE1_NESTING_IOMMU, VFIO_TYPE1v2_IOMMU } from '../../src/index.ts';
+import { VFIO_TYPE1_IOMMU, VFIO_TYPE1_NESTING_IOMMU, VFIO_TYPE1v2_IOMMU } from '../../src/index.ts';
 import {
   ContainerHost,
   dmaWrite,
@@ -54,6 +54,13 @@ class Model {
   }
 }
 
+/** What sets an IOMMU, and of which type. */
+const TYPES: ReadonlyMap<string, number> = new Map([
+  ['first', VFIO_TYPE1_IOMMU],
+  ['plain', VFIO_TYPE1v2_IOMMU],
+  ['nesting', VFIO_TYPE1_NESTING_IOMMU],
+]);
+
 const index = fc.nat(1);
 const range = fc.record({
   iova: fc.oneof(fc.constant(0), fc.nat(10)),
@@ -67,6 +74,7 @@ const operation = fc.oneof(
     .chain(onGroup),
   fc
     .constantFrom(
+      'first',
       'plain',
       'nesting',
       'nesting',
@@ -119,7 +127,8 @@ function groupOnModel(model: Model, { name, g, c }: GroupOperation): string | nu
       model.leave(group);
       return null;
     default:
-      if (group.container === null || group.device || model.containers[group.container]!.type === 0) return 'EINVAL';
+      if (group.device) return undefined;
+      if (group.container === null || model.containers[group.container]!.type === 0) return 'EINVAL';
       group.device = true;
       return null;
   }
@@ -127,13 +136,13 @@ function groupOnModel(model: Model, { name, g, c }: GroupOperation): string | nu
 
 function containerOnModel(model: Model, { name, c, p, range: asked }: ContainerOperation): string | null {
   const space = model.containers[c]!;
-  if (name === 'plain' || name === 'nesting') {
-    if (model.in(c).length === 0) return 'ENODEV';
-    if (space.type !== 0) return 'EINVAL';
-    space.type = name === 'plain' ? VFIO_TYPE1v2_IOMMU : VFIO_TYPE1_NESTING_IOMMU;
+  const type = TYPES.get(name);
+  if (type !== undefined) {
+    if (model.in(c).length === 0 || space.type !== 0) return 'EINVAL';
+    space.type = type;
     return null;
   }
-  if (space.type === 0) return 'ENODEV';
+  if (space.type === 0) return 'EINVAL';
   const end = asked.iova + asked.pages;
   const met = space.mappings.filter(({ iova, pages }) => iova < end && asked.iova < iova + pages);
   switch (name) {
@@ -143,7 +152,10 @@ function containerOnModel(model: Model, { name, c, p, range: asked }: ContainerO
       space.mappings.push(asked);
       return null;
     case 'unmap':
-      if (asked.pages === 0 || met.some(({ iova, pages }) => iova < asked.iova || iova + pages > end)) return 'EINVAL';
+      if (asked.pages === 0) return 'EINVAL';
+      if (space.type === VFIO_TYPE1_IOMMU) {
+        if (met.some(({ iova }) => iova < asked.iova)) return null;
+      } else if (met.some(({ iova, pages }) => iova < asked.iova || iova + pages > end)) return 'EINVAL';
       space.mappings = space.mappings.filter((mapping) => !met.includes(mapping));
       return null;
     case 'unmapAll':
@@ -213,8 +225,8 @@ class Actor {
     const container = this.containers[c]!;
     const hostPasid = this.pasids[p]!;
     const length = pages * PAGE;
-    if (name === 'plain') container.setIommu(VFIO_TYPE1v2_IOMMU);
-    else if (name === 'nesting') container.setIommu();
+    const type = TYPES.get(name);
+    if (type !== undefined) container.setIommu(type);
     else if (name === 'map') container.map({ userVa: this.memory, length, iova: iova * PAGE });
     else if (name === 'unmap') container.unmap(iova * PAGE, length);
     else if (name === 'unmapAll') container.unmapAll();

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { VFIO_TYPE1v2_IOMMU } from '../../src/index.ts';
+import { VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU } from '../../src/index.ts';
 import { ContainerHost, GuestTable, GVA, NOTHING, startWrite } from '../support/container-host.ts';
 
 /** Every order of `items`. */
@@ -34,14 +34,15 @@ test('X6 descriptors of two groups, some of them twice, close in any order; the 
   const host = new ContainerHost();
   fc.assert(
     fc.property(
-      fc.constantFrom(undefined, VFIO_TYPE1v2_IOMMU),
+      fc.constantFrom(undefined, VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU),
       fc.array(fc.nat(4), { maxLength: 3 }),
-      fc.shuffledSubarray([0, 1, 2, 3, 4, 5, 6, 7]),
+      fc.shuffledSubarray([0, 1, 2, 3, 4, 5, 6, 7, 8]),
       (type, doubles, order) => {
         const program = host.program();
         const opened = program.open({ count: 2, ...(type === undefined ? {} : { type }) });
         const fds = [opened.container, ...opened.groups, ...opened.devices].map(({ fd }) => fd);
         for (const index of doubles) fds.push(program.system.dup(fds[index]!));
+        fds.push(opened.groups[1]!.openDevice(host.entries[1]!.name).fd);
         for (const index of order) if (index < fds.length) program.system.close(fds[index]!);
         if (order.filter((index) => index < fds.length).length === fds.length) expect(host.held).toEqual(NOTHING);
         program.system.exit();

@@ -34,6 +34,8 @@ export type ContainerHostOptions = {
   rids?: readonly number[];
   /** The functions are one device, and cannot be kept apart. */
   multifunction?: boolean;
+  /** Mappings that there can be in a container. */
+  dmaEntryLimit?: number;
 };
 
 export class ContainerHost {
@@ -46,7 +48,7 @@ export class ContainerHost {
   readonly entries: VfioDevice[];
   private readonly frames: number;
 
-  constructor({ features = {}, rids, multifunction = false }: ContainerHostOptions = {}) {
+  constructor({ features = {}, rids, multifunction = false, ...limits }: ContainerHostOptions = {}) {
     this.machine = new Machine({ features, debug: true });
     const slots = rids ?? [requesterId(0, 1, 0), multifunction ? requesterId(0, 1, 1) : requesterId(0, 2, 0)];
     for (const rid of slots) this.machine.plug(new TestFunction(this.machine), rid);
@@ -54,7 +56,7 @@ export class ContainerHost {
     const { kernel, core } = this.host;
     this.iommufd = new IommufdNode({ kernel });
     this.nodes.register('/dev/iommu', () => this.iommufd.open());
-    this.vfio = new Vfio({ nodes: this.nodes, core, iommufd: this.iommufd });
+    this.vfio = new Vfio({ nodes: this.nodes, core, iommufd: this.iommufd, ...limits });
     this.frames = this.machine.frames.allocated;
     this.devices = slots.map((rid) => this.host.device(rid));
     this.entries = this.devices.map((device) => this.vfio.register(device));
