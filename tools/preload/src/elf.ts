@@ -22,12 +22,19 @@ export function findProgram(name: string): string {
   throw new UsageError(`${name}: no such program`);
 }
 
+/** Interpreters of interpreters that Linux follows (BINPRM_MAX_RECURSION is of this order). */
+const SCRIPTS_MAX = 5;
+
 /** @throws {UsageError} a library cannot be preloaded into the program, or would not see what it does */
-export function checkProgram(path: string): void {
+export function checkProgram(path: string, scripts = 0): void {
   const head = readHead(path);
   if (head.toString('latin1', 0, 2) === '#!') {
-    const interpreter = head.toString('latin1', 2, 256).split('\n', 1)[0]!.trim().split(/\s+/)[0]!;
-    checkProgram(interpreter);
+    const line = head.toString('latin1', 2, 256).split('\n', 1)[0]!;
+    const interpreter = line.trim().split(/\s+/)[0]!;
+    if (interpreter === '' || scripts === SCRIPTS_MAX || !statSync(interpreter, { throwIfNoEntry: false })?.isFile()) {
+      throw new UsageError(`${path} cannot be run by its interpreter, "${line.trim()}"`);
+    }
+    checkProgram(interpreter, scripts + 1);
     return;
   }
   if (head.toString('latin1', 0, 4) !== '\x7fELF')
@@ -50,9 +57,15 @@ export function checkProgram(path: string): void {
 const noWay =
   'it makes its system calls itself, and only calls by way of a dynamically linked C library can be taken to the models.';
 
+/** The start of a file. @throws {UsageError} it cannot be read */
 function readHead(path: string): Buffer {
   const head = Buffer.alloc(4096);
-  const fd = openSync(path, 'r');
+  let fd: number;
+  try {
+    fd = openSync(path, 'r');
+  } catch (error) {
+    throw new UsageError(`${path} cannot be looked into: ${(error as Error).message}`);
+  }
   readSync(fd, head, 0, head.length, 0);
   closeSync(fd);
   return head;

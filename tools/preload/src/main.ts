@@ -35,7 +35,7 @@ async function main(args: readonly string[]): Promise<End> {
   const library = buildShim();
   const model = createModelOf(options);
   for (const { lack } of findings) if (lack !== null) warn(lack);
-  const folder = mkdtempSync(join(tmpdir(), 'iommukit-'));
+  const folder = makeFolder();
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
   new FileTree(join(folder, 'root'), model, options.failpoints);
   const server = startServer(options, model, join(folder, 'memory'));
@@ -53,6 +53,22 @@ async function main(args: readonly string[]): Promise<End> {
   transport.close();
   server.closeAll();
   return end;
+}
+
+/** Longest path of a socket (unix(7)). */
+const SOCKET_PATH_MAX = 107;
+
+/** A folder of this process's own, for its sockets and what programs find in /sys. @throws {UsageError} */
+function makeFolder(): string {
+  const prefix = join(tmpdir(), 'iommukit-');
+  if (prefix.length + 'XXXXXX/monitor'.length > SOCKET_PATH_MAX) {
+    throw new UsageError(`${tmpdir()} is too long a path for a socket: set TMPDIR to a shorter one`);
+  }
+  try {
+    return mkdtempSync(prefix);
+  } catch (error) {
+    throw new UsageError(`No folder can be made in ${tmpdir()}, which TMPDIR can set: ${(error as Error).message}`);
+  }
 }
 
 function createModelOf({ machine, selftest }: Options): Model {

@@ -10,17 +10,24 @@ import { UsageError } from './usage-error.ts';
 
 export const SOURCES: string = fileURLToPath(new URL('../shim', import.meta.url));
 /** What the library is compiled with; what a newer compiler warns of is no reason to refuse. */
-export const FLAGS: readonly string[] = ['-shared', '-fPIC', '-O2', '-std=gnu11', '-fvisibility=hidden'];
+export const FLAGS: readonly string[] = [
+  '-shared',
+  '-fPIC',
+  '-O2',
+  '-std=gnu11',
+  '-fvisibility=hidden',
+  '-U_FORTIFY_SOURCE',
+];
 
 /** Path of the library. @throws {UsageError} there is no C compiler, or it refuses */
 export function buildShim(): string {
-  const compiler = findCompiler();
   const sources = readdirSync(SOURCES).sort();
-  const hash = createHash('sha256').update(`${process.arch} ${compiler} ${FLAGS.join(' ')}`);
+  const hash = createHash('sha256').update(`${process.arch} ${FLAGS.join(' ')}`);
   for (const file of sources) hash.update(readFileSync(join(SOURCES, file)));
   const folder = cacheFolder();
   const library = join(folder, `shim-${hash.digest('hex').slice(0, 16)}.so`);
   if (existsSync(library)) return library;
+  const compiler = findCompiler();
   const units = sources.filter((file) => file.endsWith('.c')).map((file) => join(SOURCES, file));
   const fresh = `${library}.${process.pid}`;
   try {
@@ -51,7 +58,8 @@ function findCompiler(): string {
 function cacheFolder(): string {
   const { XDG_CACHE_HOME, HOME } = process.env;
   const candidates = [
-    join(XDG_CACHE_HOME ?? join(HOME ?? homedir(), '.cache'), 'iommukit'),
+    // The XDG base directory specification has relative paths ignored.
+    join(XDG_CACHE_HOME?.startsWith('/') ? XDG_CACHE_HOME : join(HOME ?? homedir(), '.cache'), 'iommukit'),
     join(tmpdir(), `iommukit-cache-${process.getuid?.() ?? 0}`),
   ];
   // The list of libraries to preload is separated by colons and blanks.

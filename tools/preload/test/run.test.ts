@@ -1,6 +1,6 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -61,6 +61,14 @@ describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
     const refused = await run([join(folder, 'static')]);
     expect(refused).toMatchObject({ code: 125, output: expect.stringContaining('is statically linked') });
     expect(() => checkProgram(join(PACKAGE, 'package.json'))).toThrow('neither an ELF program nor a script');
+    const script = (name: string, line: string): string => {
+      writeFileSync(join(folder, name), `${line}\n`, { mode: 0o755 });
+      return join(folder, name);
+    };
+    expect(() => checkProgram(script('lost', '#!/nowhere/sh -e'))).toThrow('interpreter, "/nowhere/sh -e"');
+    expect(() => checkProgram(script('empty', '#!'))).toThrow(UsageError);
+    expect(() => checkProgram(script('loop', `#!${join(folder, 'loop')}`))).toThrow(UsageError);
+    expect(() => checkProgram(script('fine', '#!  /bin/sh  -e'))).not.toThrow();
     expect(() => findProgram('no-such-program')).toThrow('no such program');
     expect(() => parseOptions([])).toThrow('no program is named');
     expect(() => parseOptions(['--grant', 'CAP_CHOWN', 'true'])).toThrow('not CAP_CHOWN');
@@ -73,15 +81,33 @@ describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
     execFileSync('cc', [...options, ...sources.map((file) => join(SOURCES, file))]);
   });
 
-  test('without a C compiler it says what to install', () => {
-    const { CC } = process.env;
-    process.env['CC'] = '/nowhere/cc';
+  test('without a C compiler it uses the library of before, or says what to install', () => {
+    const saved = { ...process.env };
+    const cache = join(folder, 'cache');
     try {
+      process.env['XDG_CACHE_HOME'] = cache;
+      process.env['CC'] = '/nowhere/cc';
       expect(() => buildShim()).toThrow('A C compiler is needed once');
+      process.env['CC'] = 'cc';
+      const library = buildShim();
+      expect(library).toContain(cache);
+      process.env['CC'] = '/nowhere/cc';
+      expect(buildShim()).toBe(library);
+      process.env['XDG_CACHE_HOME'] = 'relative';
+      process.env['HOME'] = cache;
+      expect(() => buildShim()).toThrow('A C compiler is needed once');
+      expect(readdirSync(join(cache, '.cache/iommukit'))).toEqual([]);
     } finally {
-      if (CC === undefined) delete process.env['CC'];
-      else process.env['CC'] = CC;
+      process.env = saved;
     }
+  });
+
+  test('a folder for temporary files that cannot be used is named', async () => {
+    const long = join(folder, 'x'.repeat(100));
+    mkdirSync(long);
+    const { code, output } = await run(['true'], { TMPDIR: long });
+    expect(output).toContain('is too long a path for a socket');
+    expect(code).toBe(125);
   });
 
   test('when it is killed, the program gets EIO and goes on', async () => {
