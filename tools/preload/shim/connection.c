@@ -91,6 +91,7 @@ static bool transmit(int fd, const void *bytes, size_t length)
 {
 	for (size_t done = 0; done < length;) {
 		ssize_t count = send(fd, (const char *)bytes + done, length - done, MSG_NOSIGNAL);
+		if (count < 0 && errno == EINTR) continue;
 		if (count <= 0) return false;
 		done += count;
 	}
@@ -101,6 +102,7 @@ static bool receive(int fd, void *bytes, size_t length)
 {
 	for (size_t done = 0; done < length;) {
 		ssize_t count = recv(fd, (char *)bytes + done, length - done, MSG_WAITALL);
+		if (count < 0 && errno == EINTR) continue;
 		if (count <= 0) return false;
 		done += count;
 	}

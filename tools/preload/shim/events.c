@@ -4,8 +4,12 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -16,9 +20,9 @@ struct held {
 };
 
 static struct held *held;
-static pid_t owner; /* the process whose thread runs */
+static pid_t owner; /* the process whose thread runs; 0 when it has ended */
 static uint64_t delivered;
-static pid_t lock_owner; /* the process whose threads share the lock */
+static _Atomic pid_t lock_owner; /* the process whose threads share the lock; negative while one of them makes it */
 static pthread_mutex_t lock;
 static pthread_cond_t progress;
 
@@ -26,12 +30,30 @@ static pthread_cond_t progress;
 static void take_lock(void)
 {
 	pid_t pid = getpid();
-	if (lock_owner != pid) {
-		pthread_mutex_init(&lock, NULL);
-		pthread_cond_init(&progress, NULL);
-		lock_owner = pid;
+	for (pid_t found; (found = atomic_load(&lock_owner)) != pid;) {
+		if (found == -pid) {
+			sched_yield();
+		} else if (atomic_compare_exchange_strong(&lock_owner, &found, -pid)) {
+			pthread_mutex_init(&lock, NULL);
+			pthread_cond_init(&progress, NULL);
+			atomic_store(&lock_owner, pid);
+		}
 	}
 	pthread_mutex_lock(&lock);
+}
+
+/* Whether `fd` is still the eventfd: a program may have closed what it does not know, and have another file there. */
+static bool is_event(int fd, uint64_t key)
+{
+	char text[512];
+	snprintf(text, sizeof text, "/proc/self/fdinfo/%d", fd);
+	int file = REAL(open)(text, O_RDONLY | O_CLOEXEC);
+	if (file < 0) return errno != ENOENT;
+	ssize_t length = REAL(read)(file, text, sizeof text - 1);
+	close(file);
+	text[length < 0 ? 0 : length] = 0;
+	const char *id = strstr(text, "eventfd-id:");
+	return id != NULL && strtoull(id + strlen("eventfd-id:"), NULL, 10) == key;
 }
 
 static void signal_event(uint64_t key)
@@ -41,7 +63,8 @@ static void signal_event(uint64_t key)
 	for (struct held *event = held; event != NULL; event = event->next) {
 		struct pollfd room = { .fd = event->fd, .events = POLLOUT };
 		/* A full counter stays as it is. */
-		if (event->key == key && poll(&room, 1, 0) == 1) (void)!REAL(write)(event->fd, &one, sizeof one);
+		if (event->key != key || !is_event(event->fd, key)) continue;
+		if (poll(&room, 1, 0) == 1) (void)!REAL(write)(event->fd, &one, sizeof one);
 	}
 	delivered++;
 	pthread_cond_broadcast(&progress);
@@ -51,10 +74,11 @@ static void signal_event(uint64_t key)
 static void *run(void *argument)
 {
 	int fd = (int)(intptr_t)argument;
-	uint64_t key;
+	uint64_t key, inode = inode_of(fd);
 	while (recv(fd, &key, sizeof key, MSG_WAITALL) == sizeof key) signal_event(key);
-	close(fd);
+	if (inode_of(fd) == inode) close(fd);
 	take_lock();
+	owner = 0;
 	delivered = UINT64_MAX;
 	pthread_cond_broadcast(&progress);
 	pthread_mutex_unlock(&lock);

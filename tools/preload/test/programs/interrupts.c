@@ -101,6 +101,19 @@ int main(void)
 		usleep(1000);
 	}
 	CHECK(total == 100);
+
+	/* What lies where a program has closed the library's copies is its own, and stays as it is. */
+	int file = memfd_create("file", 0);
+	for (int other = 100; other < 1024; other++) {
+		if (fcntl(other, F_GETFD) >= 0) CHECK(dup2(file, other) == other);
+	}
+	interrupt(1);
+	CHECK(lseek(file, 0, SEEK_END) == 0);
+	/* It can hand in others. */
+	int fresh = eventfd(0, 0);
+	CHECK(set_irqs(1, &fresh) == 0);
+	interrupt(0);
+	CHECK(arrives(fresh));
 	puts("done");
 	return 0;
 }
