@@ -145,7 +145,7 @@ describe.each<[InterfaceKind, number, number]>([
       }),
       { numRuns: imagesOfBytes },
     );
-  }, 120_000);
+  });
 
   const within = (base: number, bytes: number) => fc.integer({ min: 0, max: bytes - 1 }).map((offset) => base + offset);
   const words = (base: number, bytes: number) => within(0, bytes / 4).map((index) => base + 4 * index);
@@ -213,5 +213,5 @@ describe.each<[InterfaceKind, number, number]>([
       { numRuns: imagesOfWrites },
     );
     expect(ended).toBeGreaterThan(imagesOfWrites / 3);
-  }, 120_000);
+  });
 });

@@ -22,7 +22,7 @@ describe('the command', () => {
       expect(stdout).toMatch(new RegExp(`${counter} +[1-9]`));
     }
     expect(stdout).toMatch(/pins at the end +0\n/);
-  }, 60_000);
+  });
 
   test('--json prints one report and nothing else on stdout; console and trace go to stderr', () => {
     const { status, stdout, stderr } = vmm('--json', '--trace', '--processes', '1', '--bytes', '64K');
@@ -44,7 +44,7 @@ describe('the command', () => {
     ]);
     expect(stderr).toContain('64 KiB moved and verified');
     expect(stderr).toMatch(/^ +\d+\.\d{3} vmm +shadow_set pasid=1 /m);
-  }, 60_000);
+  });
 
   test('a bad flag is one clear line and exit code 2', () => {
     const { status, stdout, stderr } = vmm('--processes', 'many');

@@ -173,7 +173,7 @@ function run(parkPasids: boolean): { harm: Set<Harm>; orders: number; reused: nu
 describe('a PASID that its owner has freed', () => {
   test('X4 is not reused while a table entry, a reference, a queued fault or work of a device names it, and then is', () => {
     expect(run(true)).toEqual({ harm: new Set(), orders: 120, reused: 120 });
-  }, 60_000);
+  });
 
   test('X4 is named by each half of an attachment alone, and by each state of a page request', () => {
     const machine = new Machine({ ramBytes: 4 << 20 });
@@ -212,5 +212,5 @@ describe('a PASID that its owner has freed', () => {
   test('is reused too early without parking, and late DMA reaches the next owner', () => {
     const { harm } = run(false);
     expect([...harm].sort()).toEqual(['given while named', 'late DMA reached the next owner']);
-  }, 60_000);
+  });
 });

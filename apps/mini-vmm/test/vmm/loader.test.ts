@@ -50,5 +50,5 @@ describe('the loader', () => {
       }),
       { numRuns: 300 },
     );
-  }, 30_000);
+  });
 });

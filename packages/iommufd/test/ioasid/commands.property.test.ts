@@ -456,5 +456,5 @@ describe.each<[IoasidRules, boolean]>([
       }),
       { numRuns: 15 },
     );
-  }, 30_000);
+  });
 });

@@ -80,7 +80,7 @@ describe('nesting in software', () => {
     expect(merged.slice(1).reduce((sum, count) => sum + count, 0)).toBeLessThanOrEqual(MERGED_AREAS_MAX);
     host.system.exit();
     expect(host.node.iommufd.objects).toBe(0);
-  }, 30_000);
+  });
 
   test('of access both levels have a say', () => {
     const host = new IoasidHost({ features: { nested: false } });
@@ -223,5 +223,5 @@ describe('nesting in software', () => {
       }),
       { numRuns: 12 },
     );
-  }, 30_000);
+  });
 });

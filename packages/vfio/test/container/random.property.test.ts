@@ -295,4 +295,4 @@ test('X6 any sequence of calls on groups, containers and guests does what a naiv
     { numRuns: 60 },
   );
   expect(host.leftFrames()).toBe(0);
-}, 60_000);
+});
