@@ -18,11 +18,14 @@ export async function runProgram(
   args: readonly string[],
   environment: { readonly [name: string]: string },
 ): Promise<End> {
-  const child = spawn(path, args, { argv0: name, stdio: 'inherit', env: { ...process.env, ...environment } });
-  forwardSignals(child);
+  let child: ChildProcess | null = null;
+  // Before the program is there, as it may be the one that has a signal sent.
+  forwardSignals((signal) => child?.kill(signal));
+  const started = spawn(path, args, { argv0: name, stdio: 'inherit', env: { ...process.env, ...environment } });
+  child = started;
   return new Promise((resolve, reject) => {
-    child.once('error', reject);
-    child.once('exit', (code, signal) => resolve({ code, signal }));
+    started.once('error', reject);
+    started.once('exit', (code, signal) => resolve({ code, signal }));
   });
 }
 
@@ -38,11 +41,11 @@ export function endAs({ code, signal }: End): void {
   if (signal !== 'SIGUSR1') process.kill(process.pid, signal);
 }
 
-function forwardSignals(child: ChildProcess): void {
-  for (const signal of FORWARDED) process.on(signal, () => child.kill(signal));
+function forwardSignals(forward: (signal: NodeJS.Signals) => void): void {
+  for (const signal of FORWARDED) process.on(signal, forward);
   for (const signal of FROM_TERMINAL) {
     process.on(signal, () => {
-      if (!isatty(0)) child.kill(signal);
+      if (!isatty(0)) forward(signal);
     });
   }
 }
