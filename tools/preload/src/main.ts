@@ -36,7 +36,8 @@ async function main(args: readonly string[]): Promise<End> {
   const model = createModelOf(options);
   for (const { lack } of findings) if (lack !== null) warn(lack);
   const folder = makeFolder();
-  process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
+  const removeFolder = (): void => rmSync(folder, { recursive: true, force: true });
+  process.once('exit', removeFolder);
   new FileTree(join(folder, 'root'), model, options.failpoints);
   const server = startServer(options, model, join(folder, 'memory'));
   const socket = join(folder, 'server');
@@ -52,6 +53,8 @@ async function main(args: readonly string[]): Promise<End> {
   monitor.close();
   transport.close();
   server.closeAll();
+  // When a signal has ended the program, one ends this process too, and nothing runs then.
+  removeFolder();
   return end;
 }
 

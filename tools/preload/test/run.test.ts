@@ -54,6 +54,7 @@ describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
     ]);
     expect(exited).toMatchObject({ code: 7, output: 'a --trace\n' });
     expect(killed).toMatchObject({ code: null, signal: 'SIGSEGV' });
+    expect(readdirSync(folder).filter((name) => name.startsWith('iommukit-'))).toEqual([]);
     expect(trapped).toMatchObject({ code: 3, output: 'ready\ncaught\n' });
   });
 
