@@ -4,6 +4,8 @@ export default defineConfig({
   test: {
     include: ['{packages,apps,tools}/*/test/**/*.test.ts'],
     passWithNoTests: true,
+    // One by default on a machine of two cores, whose other core would wait.
+    maxWorkers: '100%',
     // Ends what hangs. Properties take seconds, and the machine may have other things to do.
     testTimeout: 120_000,
   },
