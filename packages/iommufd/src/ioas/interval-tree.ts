@@ -140,7 +140,10 @@ export class IntervalTree<T> {
       const at = base + slot;
       const page = this.pages[at * STRIDE]!;
       const byte = this.bytes[at * 2]!;
-      if (page > this.endPage || (page === this.endPage && byte > this.endByte)) return false;
+      if (page > this.endPage || (page === this.endPage && byte > this.endByte)) {
+        // The last gap is tried here: the levels above move the cursor past the whole node.
+        return this.fits(this.endPage, this.endByte, request);
+      }
       if (page > this.cursorPage || (page === this.cursorPage && byte > this.cursorByte)) {
         if (this.fits(byte > 0 ? page : page - 1, byte > 0 ? byte - 1 : 4095, request)) return true;
       }

@@ -80,6 +80,18 @@ describe('interval tree against a sorted array', () => {
     { weight: 2, arbitrary: fc.record({ op: fc.constant('gap' as const), at: position, length }) },
   );
 
+  test('a search that ends inside a node of many finds the gap before its end', () => {
+    const tree = new IntervalTree<Range>();
+    for (let at = 0n; at < 200n; at++) {
+      const start = at * 0x2000n;
+      insert(tree, { start, last: start + 0xfffn });
+    }
+    for (let at = 1n; at < 200n; at++) {
+      const to = at * 0x2000n - 1n;
+      expect(treeGap(tree, (at - 1n) * 0x2000n, to, 0x1000n, 0x1000n, 0n)).toBe(to - 0xfffn);
+    }
+  });
+
   test('random operations agree, the top of the address space included', () => {
     fc.assert(
       fc.property(fc.array(operation, { maxLength: 400, size: 'max' }), fc.nat(21), (operations, shift) => {
