@@ -222,6 +222,7 @@ export class PhysicalMemory implements MemoryPort {
     const lo = low32(address);
     let pfn = pageNumber(lo, high32(address));
     let offset = lo & 0xfff;
+    if (buffer.length > 0 && offset + buffer.length <= PAGE_SIZE) return this.access(pfn, offset, buffer, write);
     const lastPfn = pfn + Math.floor((offset + Math.max(buffer.length, 1) - 1) / PAGE_SIZE);
     for (let frame = Math.max(pfn, this.ramFrames); frame <= lastPfn; frame++) {
       if (this.find(frame) === undefined) return false;
