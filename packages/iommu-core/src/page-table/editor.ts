@@ -6,17 +6,20 @@
  * the flush.
  */
 
-import { hex, high32, joinU64, low32, type PageTableFormat } from '@iommukit/hw';
+import { hex, high32, joinU64, low32, type PageTableFormat, pageHigh, pageLow } from '@iommukit/hw';
 import { type DirtyVisitor, IOMMU_READ, IOMMU_WRITE } from '../domain.ts';
 import { SysError } from '../errno.ts';
 import type { Kernel } from '../kernel.ts';
 import { leafHigh, leafLow } from './leaf-bits.ts';
-import { clearEntries, countUsed, fillLeaves } from './leaf-run.ts';
+import { clearBits, clearEntries, countUsed, fillLeaves, firstWith, firstWithout } from './leaf-run.ts';
 import { ENTRIES, SPAN, TableTree } from './table-tree.ts';
 
 const LAST_PFN = 2 ** 40 - 1;
-/** Physical pages of one value of a leaf's high half. */
+/** Physical pages of one value of a leaf's high half, and the highest such value. */
 const FRAMES_LOW = 2 ** 20;
+const LAST_HIGH = 2 ** 20 - 1;
+/** Bytes of a table of level 0 with pages of 4 KiB. */
+const SHORT = 2 ** 21;
 
 export class PageTableEditor extends TableTree {
   /**
@@ -37,10 +40,14 @@ export class PageTableEditor extends TableTree {
   /** Last page number of the table's width, and of its lower half where addresses are canonical. */
   private readonly lastPage: number;
   private readonly lastLowerPage: number;
-  /** Bits of the leaves being mapped, and pages mapped so far. */
+  /** What was last mapped with, and the bits of such leaves. */
+  private prot = -1;
   private low = 0;
   private high = 0;
+  /** Pages mapped so far by the `map` under way. */
   private mapped = 0;
+  /** Pages that `mapShort` can map, in units of 2^27. */
+  private readonly shortLimit: number;
 
   /**
    * @param levels one of `format.levels`
@@ -60,6 +67,7 @@ export class PageTableEditor extends TableTree {
     this.pageBytes = 1 << this.pageLg2;
     this.pagesLow = 1 << (32 - this.pageLg2);
     this.spacePages = 2 ** (64 - this.pageLg2);
+    this.shortLimit = this.pageLg2 === 12 ? Math.floor((this.lastLowerPage + 1) / 2 ** 27) : 0;
     let leafLevels = 1;
     for (const size of pageSizesLg2) leafLevels |= 1 << ((size - this.pageLg2) / 9);
     this.leafLevels = leafLevels & ((1 << levels) - 1);
@@ -77,12 +85,13 @@ export class PageTableEditor extends TableTree {
    * EEXIST where something is mapped; ENOMEM
    */
   map(iovaLo: number, iovaHi: number, physLo: number, physHi: number, bytes: number, prot: number): void {
+    if (prot !== this.prot) this.setProtection(prot);
+    if (bytes < SHORT && this.mapShort(iovaLo, iovaHi, physLo, physHi, bytes)) return;
     const { pageBytes } = this;
-    if (((iovaLo | physLo) & (pageBytes - 1)) !== 0 || !(bytes > 0) || bytes % pageBytes !== 0) {
+    const pages = bytes / pageBytes;
+    if (((iovaLo | physLo) & (pageBytes - 1)) !== 0 || !(pages > 0) || pages !== Math.floor(pages)) {
       throw new SysError('EINVAL', 'iommu_map', `misaligned: ${range(iovaLo, iovaHi, bytes)}`);
     }
-    if ((prot & (IOMMU_READ | IOMMU_WRITE)) === 0) throw new SysError('EINVAL', 'iommu_map', `protection ${hex(prot)}`);
-    const pages = bytes / pageBytes;
     const page = this.pageOf(iovaLo, iovaHi);
     const pfn = this.pageNumber(physLo, physHi);
     if (page < 0 || page + (pages - 1) > this.lastOf(page)) {
@@ -91,8 +100,6 @@ export class PageTableEditor extends TableTree {
     if (pfn + (pages - 1) > LAST_PFN) {
       throw new SysError('ERANGE', 'iommu_map', `no physical address: ${range(physLo, physHi, bytes)}`);
     }
-    this.low = leafLow(this.format, prot);
-    this.high = leafHigh(this.format, prot);
     this.mapped = 0;
     try {
       this.fill(this.rootPfn, this.levels - 1, page, pfn, pages);
@@ -157,15 +164,16 @@ export class PageTableEditor extends TableTree {
     const { dirty } = this.format;
     this.eachRun(first, last, (start, count, page, span) => {
       const end = start + 2 * count;
-      for (let word = start; word < end; word += 2) {
-        if ((words[word]! & dirty) === 0) continue;
-        let stop = word;
-        for (; stop < end && (words[stop]! & dirty) !== 0; stop += 2) if (!keep) words[stop] = words[stop]! & ~dirty;
-        if (!keep) this.memory.noteWrite(start >>> 10);
+      for (let word = firstWith(words, start, end, dirty); word < end; ) {
+        const stop = firstWithout(words, word, end, dirty);
+        if (!keep) {
+          clearBits(words, word, stop, dirty);
+          this.memory.noteWrite(start >>> 10);
+        }
         const at = this.spacePageOf(page + ((word - start) >> 1) * span);
         const high = Math.floor(at / this.pagesLow) | 0;
         visit((at - (high >>> 0) * this.pagesLow) << this.pageLg2, high, ((stop - word) >> 1) * span * pageBytes);
-        word = stop;
+        word = firstWith(words, stop, end, dirty);
       }
     });
   }
@@ -184,31 +192,60 @@ export class PageTableEditor extends TableTree {
     return pfn < 0 ? null : BigInt(pfn) * BigInt(this.pageBytes) + (iova & BigInt(this.pageBytes - 1));
   }
 
+  /** @throws {SysError} EINVAL no access */
+  private setProtection(prot: number): void {
+    if ((prot & (IOMMU_READ | IOMMU_WRITE)) === 0) throw new SysError('EINVAL', 'iommu_map', `protection ${hex(prot)}`);
+    this.prot = prot;
+    this.low = leafLow(this.format, prot);
+    this.high = leafHigh(this.format, prot);
+  }
+
+  /**
+   * Maps less than 2 MiB in small integers, which is what scattered frames need: where the table of level 0 is there, and
+   * the place in it free. False: nothing is done.
+   */
+  private mapShort(iovaLo: number, iovaHi: number, physLo: number, physHi: number, bytes: number): boolean {
+    const high = pageHigh(iovaHi);
+    const frame = physLo >>> 12;
+    const pages = bytes >>> 12;
+    if (high >= this.shortLimit || ((iovaLo | physLo | bytes) & 0xfff) !== 0 || pages === 0) return false;
+    if (physHi >>> 0 > LAST_HIGH || frame + pages > FRAMES_LOW) return false;
+    const word = this.findSplit(high, pageLow(iovaLo, iovaHi));
+    const table = word >>> 10;
+    if (word < 0 || (word & (2 * ENTRIES - 1)) > 2 * (ENTRIES - pages)) return false;
+    if (countUsed(this.words, word, pages) !== 0) return false;
+    fillLeaves(this.words, word, pages, (frame << 12) | this.low, this.high | physHi, 4096);
+    this.used[table] = this.used[table]! + pages;
+    this.memory.noteWrite(table);
+    return true;
+  }
+
   /** Maps `pages` pages within `table`, advancing `mapped`. */
   private fill(table: number, level: number, page: number, pfn: number, pages: number): void {
     const { words, used } = this;
     const span = SPAN[level]!;
     const canBeLeaf = ((this.leafLevels >> level) & 1) !== 0;
-    let index = Math.floor(page / span) % ENTRIES;
+    let index = Math.floor(page / span) & (ENTRIES - 1);
     let at = page;
     let frame = pfn;
     let rest = pages;
     while (rest > 0) {
       const word = (table << 10) | (index << 1);
       let done = 0;
-      if (canBeLeaf && rest >= span && at % span === 0 && frame % span === 0) {
-        const low20 = frame % FRAMES_LOW;
+      if (canBeLeaf && rest >= span && remainder(at, span) === 0 && remainder(frame, span) === 0) {
+        const high = Math.floor(frame / FRAMES_LOW);
+        const low20 = frame - high * FRAMES_LOW;
         const count = Math.min(ENTRIES - index, Math.floor(rest / span), (FRAMES_LOW - low20) / span);
         if (used[table] !== 0 && countUsed(words, word, count) !== 0) throw this.exists(at);
         const size = level === 0 ? 0 : this.large;
-        fillLeaves(words, word, count, (low20 << 12) | size | this.low, this.high | (frame / FRAMES_LOW), span << 12);
+        fillLeaves(words, word, count, (low20 << 12) | size | this.low, this.high | high, span << 12);
         used[table] = used[table]! + count;
         this.memory.noteWrite(table);
         done = count * span;
         this.mapped += done;
         index += count;
       } else {
-        done = Math.min(rest, span - (at % span));
+        done = Math.min(rest, span - remainder(at, span));
         let entry = words[word]!;
         if (entry === 0) entry = this.addTable(table, level, word);
         else if ((entry & this.leafMask) === this.large) throw this.exists(at);
@@ -304,6 +341,11 @@ export class PageTableEditor extends TableTree {
     const address = BigInt(this.spacePageOf(page)) * BigInt(this.pageBytes);
     return new SysError('EEXIST', 'iommu_map', `${hex(address)} is mapped`);
   }
+}
+
+/** Of whole numbers below 2^53 by a power of two; `%` on doubles is slow. */
+function remainder(value: number, divisor: number): number {
+  return value - Math.floor(value / divisor) * divisor;
 }
 
 function range(lo: number, hi: number, bytes: number): string {

@@ -47,3 +47,22 @@ export function clearEntries(words: Int32Array, at: number, count: number): void
     words[at + 1] = 0;
   } else words.fill(0, at, at + (count << 1));
 }
+
+/** The first of the entries from `at` to before `end` that has one of `bits`; `end` when none has. */
+export function firstWith(words: Int32Array, at: number, end: number, bits: number): number {
+  let word = at;
+  while (word < end && (words[word]! & bits) === 0) word += 2;
+  return word;
+}
+
+/** The first of the entries from `at` to before `end` that has none of `bits`; `end` when all have. */
+export function firstWithout(words: Int32Array, at: number, end: number, bits: number): number {
+  let word = at;
+  while (word < end && (words[word]! & bits) !== 0) word += 2;
+  return word;
+}
+
+/** Clears `bits` of the entries from `at` to before `end`. */
+export function clearBits(words: Int32Array, at: number, end: number, bits: number): void {
+  for (let word = at; word < end; word += 2) words[word] = words[word]! & ~bits;
+}

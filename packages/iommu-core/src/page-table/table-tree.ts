@@ -14,6 +14,9 @@ export const ENTRIES = 512;
 /** Pages that an entry of each level spans. */
 export const SPAN: readonly number[] = [1, 2 ** 9, 2 ** 18, 2 ** 27, 2 ** 36];
 
+/** Pages that an entry of level 3 spans: below it a page number is a small integer. */
+const SPLIT = 2 ** 27;
+
 /** Entries in use, by the frame of the table; of all tables in one memory. */
 const counters = new WeakMap<PhysicalMemory, Uint16Array>();
 
@@ -63,13 +66,20 @@ export class TableTree {
 
   /** The entry of level 0 for `page`, or -1 when there is no table for it. */
   find(page: number): number {
+    const high = Math.floor(page / SPLIT);
+    return this.findSplit(high, page - high * SPLIT);
+  }
+
+  /** `find` of a page number that is split at level 3, in small integers: `high` * 2^27 + `low`. */
+  protected findSplit(high: number, low: number): number {
+    const { words, leafMask, large } = this;
     let table = this.rootPfn;
     for (let level = this.levels - 1; level > 0; level--) {
-      const entry = this.words[wordAt(table, page, level)]!;
-      if (entry === 0 || (entry & this.leafMask) === this.large) return -1;
+      const entry = words[wordAt(table, high, low, level)]!;
+      if (entry === 0 || (entry & leafMask) === large) return -1;
       table = entry >>> 12;
     }
-    return wordAt(table, page, 0);
+    return wordAt(table, high, low, 0);
   }
 
   /**
@@ -77,17 +87,19 @@ export class TableTree {
    * @throws {SysError} ENOMEM, having built nothing
    */
   ensure(page: number): number {
+    const high = Math.floor(page / SPLIT);
+    const low = page - high * SPLIT;
     let table = this.rootPfn;
     try {
       for (let level = this.levels - 1; level > 0; level--) {
-        const word = wordAt(table, page, level);
+        const word = wordAt(table, high, low, level);
         table = (this.words[word] === 0 ? this.addTable(table, level, word) : this.words[word]!) >>> 12;
       }
     } catch (error) {
       this.freeEmpty(page, page);
       throw error;
     }
-    return wordAt(table, page, 0);
+    return wordAt(table, high, low, 0);
   }
 
   /** Writes a leaf, in place of the one that is there if any. `low` is not 0. */
@@ -190,6 +202,8 @@ export class TableTree {
   }
 }
 
-function wordAt(table: number, page: number, level: number): number {
-  return (table << 10) | ((Math.floor(page / SPAN[level]!) % ENTRIES) << 1);
+/** `high` and `low` are a page number split at level 3: remainders of doubles are slow. */
+function wordAt(table: number, high: number, low: number, level: number): number {
+  const index = level < 3 ? low >>> (9 * level) : high >>> (9 * level - 27);
+  return (table << 10) | ((index & (ENTRIES - 1)) << 1);
 }

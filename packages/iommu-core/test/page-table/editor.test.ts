@@ -306,6 +306,7 @@ describe.each(shapes)('PageTableEditor, $name', (shape) => {
 
   test('refuses what it cannot hold and takes the last page of the address space', () => {
     const table = new Table(shape);
+    expect(table.code(() => table.map(0, 0, 1, 0))).toBe('EINVAL');
     const half = shape.format.canonical ? width / 2 : width;
     expect(table.code(() => table.map(half - 1, 0, 2))).toBe('ERANGE');
     expect(table.code(() => table.map(width - 1, 0, 2))).toBe('ERANGE');
