@@ -32,6 +32,16 @@ export class PfnRuns {
     this.count++;
   }
 
+  /** A list of the same runs that has no room for more. */
+  copy(): PfnRuns {
+    const copy = new PfnRuns(this.count);
+    copy.starts.set(this.starts.subarray(0, this.count));
+    copy.lengths.set(this.lengths.subarray(0, this.count));
+    copy.count = this.count;
+    copy.pages = this.pages;
+    return copy;
+  }
+
   clear(): void {
     this.count = 0;
     this.pages = 0;
@@ -49,7 +59,7 @@ export class PfnRuns {
   }
 
   private grow(): void {
-    const starts = new Float64Array(this.starts.length * 2);
+    const starts = new Float64Array(Math.max(4, this.starts.length * 2));
     const lengths = new Int32Array(starts.length);
     starts.set(this.starts);
     lengths.set(this.lengths);

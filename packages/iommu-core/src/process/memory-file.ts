@@ -7,6 +7,7 @@ import { PAGE_SIZE } from '@iommukit/hw';
 import { SysError } from '../errno.ts';
 import type { Kernel } from '../kernel.ts';
 import type { PfnRuns } from '../pfn-runs.ts';
+import { FileFrames } from './file-frames.ts';
 import type { FilePages } from './file-pages.ts';
 import type { PageCounts } from './page-counts.ts';
 import type { Backing, BackingMapper } from './region.ts';
@@ -18,7 +19,7 @@ export class MemoryFile implements Backing, FilePages {
   readonly isMemory = true;
   private readonly kernel: Kernel;
   private readonly counts: PageCounts;
-  private readonly frames = new Map<number, number>();
+  private readonly frames = new FileFrames();
   private readonly mappers = new Set<BackingMapper>();
   private bytes = 0;
   /** Open descriptors, and who else holds the file open. */
@@ -42,7 +43,7 @@ export class MemoryFile implements Backing, FilePages {
   frame(index: number): number {
     if (index >= Math.ceil(this.bytes / PAGE_SIZE)) return -1;
     let pfn = this.frames.get(index);
-    if (pfn === undefined) {
+    if (pfn < 0) {
       pfn = this.kernel.allocateFrame('shmem_alloc_folio');
       this.counts.cache(pfn);
       this.frames.set(index, pfn);
@@ -51,13 +52,15 @@ export class MemoryFile implements Backing, FilePages {
   }
 
   pin(index: number, pages: number, into: PfnRuns): number {
+    const pin = (pfn: number): void => {
+      this.counts.pin(pfn, 1);
+      into.push(pfn, 1);
+    };
     let done = 0;
     try {
-      for (; done < pages; done++) {
-        const pfn = this.frame(index + done);
-        if (pfn < 0) break;
-        this.counts.pin(pfn, 1);
-        into.push(pfn, 1);
+      while (done < pages) {
+        done += this.frames.walk(index + done, pages - done, pin);
+        if (done < pages && this.frame(index + done) < 0) break;
       }
     } catch (error) {
       if (done === 0) throw error;
@@ -83,13 +86,9 @@ export class MemoryFile implements Backing, FilePages {
     this.bytes = bytes;
     if (!shrinks) return;
     for (const mapper of [...this.mappers]) mapper.dropPages(this, pages, Number.POSITIVE_INFINITY);
-    for (const [index, pfn] of this.frames) {
-      if (index < pages) continue;
-      this.frames.delete(index);
-      this.counts.uncache(pfn);
-    }
+    this.frames.cut(pages, (pfn) => this.counts.uncache(pfn));
     const tail = this.frames.get(pages - 1);
-    if (tail !== undefined && bytes % PAGE_SIZE !== 0) {
+    if (tail >= 0 && bytes % PAGE_SIZE !== 0) {
       this.kernel.memory.bytes.fill(0, tail * PAGE_SIZE + (bytes % PAGE_SIZE), (tail + 1) * PAGE_SIZE);
       this.kernel.memory.noteWrite(tail);
     }
@@ -116,7 +115,6 @@ export class MemoryFile implements Backing, FilePages {
 
   private dropIfUnused(): void {
     if (this.holders > 0 || this.mappers.size > 0) return;
-    for (const pfn of this.frames.values()) this.counts.uncache(pfn);
-    this.frames.clear();
+    this.frames.cut(0, (pfn) => this.counts.uncache(pfn));
   }
 }

@@ -76,28 +76,33 @@ export class PageCounts {
   /** How many of `count` frames from `pfn` are exclusive, up to the first that is not. */
   exclusiveLength(pfn: number, count: number): number {
     const { mappings, flags } = this;
+    const first = pfn | 0;
     let length = 0;
-    while (length < count && mappings[pfn + length] === 1 && (flags[pfn + length]! & CACHED) === 0) length++;
+    while (length < count && mappings[first + length] === 1 && (flags[first + length]! & CACHED) === 0) length++;
     return length;
   }
 
   /** Pins each of `count` frames from `pfn` once. */
   pin(pfn: number, count: number): void {
     const { pins } = this;
-    for (let frame = pfn; frame < pfn + count; frame++) pins[frame] = pins[frame]! + 1;
+    const first = pfn | 0;
+    for (let frame = first; frame < first + count; frame++) pins[frame] = pins[frame]! + 1;
     this.total += count;
   }
 
   /** Gives back one pin of every frame of `runs`. `dirty` marks them written. */
   unpin(runs: PfnRuns, dirty: boolean): void {
+    const { pins, flags } = this;
+    const mark = dirty ? DIRTY : 0;
     for (let run = 0; run < runs.count; run++) {
-      const first = runs.starts[run]!;
+      const first = runs.starts[run]! | 0;
       const end = first + runs.lengths[run]!;
       for (let pfn = first; pfn < end; pfn++) {
-        if (this.pins[pfn]! <= 0) throw new RangeError(`frame ${pfn} is unpinned but not pinned`);
-        if (dirty) this.flags[pfn] = this.flags[pfn]! | DIRTY;
-        this.pins[pfn] = this.pins[pfn]! - 1;
-        this.freeUnused(pfn);
+        const left = pins[pfn]! - 1;
+        if (left < 0) throw new RangeError(`frame ${pfn} is unpinned but not pinned`);
+        pins[pfn] = left;
+        flags[pfn] = flags[pfn]! | mark;
+        if (left === 0) this.freeUnused(pfn);
       }
     }
     this.total -= runs.pages;

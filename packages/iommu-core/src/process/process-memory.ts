@@ -184,14 +184,14 @@ export class ProcessMemory implements AddressSpace, BackingMapper {
   read(va: U64, into: Uint8Array): void {
     const { memory } = this.kernel;
     this.transfer(va, into, false, (pfn, offset, chunk) => {
-      memory.read(BigInt(pfn) * 4096n + BigInt(offset), chunk);
+      memory.read(pfn * PAGE_SIZE + offset, chunk);
     });
   }
 
   write(va: U64, from: Uint8Array): void {
     const { memory } = this.kernel;
     this.transfer(va, from, true, (pfn, offset, chunk) => {
-      memory.write(BigInt(pfn) * 4096n + BigInt(offset), chunk);
+      memory.write(pfn * PAGE_SIZE + offset, chunk);
     });
   }
 
@@ -336,16 +336,19 @@ export class ProcessMemory implements AddressSpace, BackingMapper {
     const start = pageOf(va);
     const offset = low32(va) & 0xfff;
     const end = start + Math.ceil((offset + buffer.length) / PAGE_SIZE);
-    const frames = new PfnRuns();
-    for (let vpn = start; vpn < end; vpn++) {
+    const reach = (vpn: number): number => {
       const region = this.accessible(vpn, write ? ACCESS_WRITE : ACCESS_READ);
       const pfn = region === null ? -1 : this.pages.frame(region, vpn, write, false);
-      if (pfn < 0) {
-        const call = write ? 'copy_to_user' : 'copy_from_user';
-        throw new SysError('EFAULT', call, `${buffer.length} bytes at ${hex(va)}`);
-      }
-      frames.push(pfn, 1);
+      if (pfn >= 0) return pfn;
+      const call = write ? 'copy_to_user' : 'copy_from_user';
+      throw new SysError('EFAULT', call, `${buffer.length} bytes at ${hex(va)}`);
+    };
+    if (end === start + 1) {
+      move(reach(start), offset, buffer);
+      return;
     }
+    const frames = new PfnRuns();
+    for (let vpn = start; vpn < end; vpn++) frames.push(reach(vpn), 1);
     let at = -offset;
     for (let run = 0; run < frames.count; run++) {
       const from = Math.max(at, 0);

@@ -50,10 +50,10 @@ export class ProcessPages {
     try {
       while (page < end) {
         if (region.backing === null && end - page >= BLOCK_PAGES) this.fillBlock(region, page);
-        const count = Math.min(end - page, BLOCK_PAGES - (page % BLOCK_PAGES));
-        const pinned = this.pinRun(region, this.table.find(page), count, into);
+        const count = Math.min(end - page, BLOCK_PAGES - (page & (BLOCK_PAGES - 1)));
+        const pinned = this.pinHeld(region, this.table.find(page), count, into);
         page += pinned;
-        if (pinned > 0) continue;
+        if (pinned === count) continue;
         const pfn = this.frame(region, page, write, true);
         if (pfn < 0) break;
         this.counts.pin(pfn, 1);
@@ -122,17 +122,21 @@ export class ProcessPages {
     });
   }
 
-  /** Pins up to `count` pages from entry `at` that lie in adjoining frames and need no fault. Gives the pages pinned. */
-  private pinRun(region: Region, at: number, count: number, into: PfnRuns): number {
+  /** Pins up to `count` pages from entry `at`, as far as they need no fault. Gives the pages pinned. */
+  private pinHeld(region: Region, at: number, count: number, into: PfnRuns): number {
     const { table, counts } = this;
-    const held = at < 0 ? 0 : table.runLength(at, count);
-    if (held === 0) return 0;
-    const pfn = table.frame(at);
-    const pages = region.shared ? held : counts.exclusiveLength(pfn, held);
-    if (pages === 0) return 0;
-    counts.pin(pfn, pages);
-    into.push(pfn, pages);
-    return pages;
+    let done = 0;
+    while (at >= 0 && done < count) {
+      const held = table.runLength(at + 2 * done, count - done);
+      if (held === 0) break;
+      const pfn = table.frame(at + 2 * done);
+      const pages = region.shared ? held : counts.exclusiveLength(pfn, held);
+      counts.pin(pfn, pages);
+      if (pages > 0) into.push(pfn, pages);
+      done += pages;
+      if (pages < held) break;
+    }
+    return done;
   }
 
   /** A held page, made to allow the access. */
@@ -188,7 +192,7 @@ export class ProcessPages {
   /** Fills the block of anonymous pages at `vpn` with adjoining frames, if it is empty and there are such frames. */
   private fillBlock(region: Region, vpn: number): void {
     const { kernel, table, counts } = this;
-    if (vpn % BLOCK_PAGES !== 0 || !table.isBlockEmpty(vpn)) return;
+    if ((vpn & (BLOCK_PAGES - 1)) !== 0 || !table.isBlockEmpty(vpn)) return;
     let pfn: number;
     const at = table.ensure(vpn);
     try {
