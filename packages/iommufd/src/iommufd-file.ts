@@ -31,7 +31,8 @@ export class IommufdFile implements File {
 
   /** `caller` with what it calls on. */
   on(caller: Caller): IommufdCaller {
-    return { ...caller, context: this.context };
+    const { process, descriptors } = caller;
+    return { process, descriptors, context: this.context };
   }
 
   release(): void {

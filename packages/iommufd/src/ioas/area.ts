@@ -3,7 +3,7 @@
  * reference (Linux: struct iopt_area). Areas are byte-granular; they reach a hardware table as runs of frames.
  */
 
-import { high32, low32, PAGE_SIZE, pageNumber } from '@iommukit/hw';
+import { high32, joinU64, low32, PAGE_SIZE, pageNumber } from '@iommukit/hw';
 import { IOMMU_CACHE, IOMMU_MMIO, type Kernel, type PagingDomain } from '@iommukit/iommu-core';
 import type { Pages } from './pages.ts';
 
@@ -71,14 +71,24 @@ export class Area {
   }
 }
 
-/** Page number of a byte address. */
+const address64 = new BigUint64Array(1);
+const halves = new Int32Array(address64.buffer);
+
+/** Page number of a byte address, which is a 64-bit value and is not checked to be one. */
 export function pageOf(address: bigint): number {
-  return pageNumber(low32(address), high32(address));
+  address64[0] = address;
+  return pageNumber(halves[0]!, halves[1]!);
 }
 
 /** Byte in its page of a byte address. */
 export function byteOf(address: bigint): number {
-  return low32(address) & 0xfff;
+  address64[0] = address;
+  return halves[0]! & 0xfff;
+}
+
+/** The address of a byte of a page. */
+export function addressAt(page: number, byte: number): bigint {
+  return joinU64(low32Of(page, byte), high32Of(page));
 }
 
 /**
@@ -91,27 +101,30 @@ export function mapArea(kernel: Kernel, domain: PagingDomain, area: Area, runPag
   if (pages.revoked) return;
   const bytes = byteLength(area);
   const prot = pages.revocable === null ? area.prot : (area.prot & ~IOMMU_CACHE) | IOMMU_MMIO;
+  /** Of the address of every page but the first, whose bytes before the area are not mapped. */
+  const byte = (iovaByte - pageOffset) & (PAGE_SIZE - 1);
+  const before = iovaByte < pageOffset ? 1 : 0;
   let done = 0;
+  const map = (pfn: number, count: number, index: number): void => {
+    kernel.checkpoint('iommu_map');
+    if (index === 0) {
+      const size = Math.min(count * PAGE_SIZE - pageOffset, bytes);
+      domain.map(low32Of(iovaPage, iovaByte), high32Of(iovaPage), low32Of(pfn, pageOffset), high32Of(pfn), size, prot);
+    } else {
+      const page = iovaPage + index - before;
+      const size = Math.min(count * PAGE_SIZE, bytes + pageOffset - index * PAGE_SIZE);
+      domain.map(low32Of(page, byte), high32Of(page), low32Of(pfn, 0), high32Of(pfn), size, prot);
+    }
+    done = index + count;
+  };
   try {
-    pages.forEachRun(area.firstIndex, area.lastIndex, (first, count) => {
-      for (let next = 0; next < count; next += runPages) {
-        kernel.checkpoint('iommu_map');
-        const pfn = first + next;
-        const skip = done === 0 ? pageOffset : 0;
-        const size = Math.min(Math.min(runPages, count - next) * PAGE_SIZE - skip, bytes - done);
-        const at = iovaByte + done;
-        const whole = Math.floor(at / PAGE_SIZE);
-        const page = iovaPage + whole;
-        const high = halfHigh(page);
-        const physHigh = halfHigh(pfn);
-        const byte = at - whole * PAGE_SIZE;
-        domain.map(halfLow(page, high, byte), high, halfLow(pfn, physHigh, skip), physHigh, size, prot);
-        done += size;
-      }
+    pages.forEachRun(area.firstIndex, area.lastIndex, (pfn, count, index) => {
+      if (count <= runPages) map(pfn, count, index);
+      else for (let page = 0; page < count; page++) map(pfn + page, 1, index + page);
     });
   } catch (error) {
     if (done > 0) {
-      domain.unmap(low32(area.iova), high32(area.iova), done);
+      domain.unmap(low32(area.iova), high32(area.iova), done * PAGE_SIZE - pageOffset);
       domain.sync();
     }
     throw error;
@@ -130,11 +143,11 @@ function byteLength(area: Area): number {
 }
 
 /** Bits 63..32 of the address of a page. */
-function halfHigh(page: number): number {
+function high32Of(page: number): number {
   return Math.floor(page / 1048576) | 0;
 }
 
-/** Bits 31..0 of the address of a byte of a page, whose bits 63..32 are `high`. No remainder of doubles: that is slow. */
-function halfLow(page: number, high: number, byte: number): number {
-  return ((page - (high >>> 0) * 1048576) << 12) | byte;
+/** Bits 31..0 of the address of a byte of a page. */
+function low32Of(page: number, byte: number): number {
+  return (page << 12) | byte;
 }

@@ -4,30 +4,28 @@
  * join again when their counts become equal.
  */
 
-/** A closed interval of page indexes. */
-export type IndexRange = { readonly first: number; readonly last: number };
+import { type IndexRange, RangeList } from './range-list.ts';
 
-type Counted = { readonly first: number; readonly last: number; users: number };
+type Counted = { readonly first: number; last: number; readonly users: number };
 
 export class Coverage {
-  /** Covered ranges, ascending, disjoint, each with at least one user. */
-  private ranges: Counted[] = [];
+  /** Covered ranges, each with at least one user. */
+  private readonly ranges = new RangeList<Counted>();
 
   /** Reference counters in use. */
   get counters(): number {
-    return this.ranges.length;
+    return this.ranges.size;
   }
 
   get covered(): readonly IndexRange[] {
-    return this.ranges;
+    return this.ranges.all();
   }
 
   /** The parts of [first, last] that nothing covers, ascending. */
   holes(first: number, last: number): IndexRange[] {
     const holes: IndexRange[] = [];
     let next = first;
-    for (let at = this.find(first); at < this.ranges.length && this.ranges[at]!.first <= last; at++) {
-      const range = this.ranges[at]!;
+    for (const range of this.ranges.meeting(first, last)) {
       if (range.first > next) holes.push({ first: next, last: range.first - 1 });
       next = range.last + 1;
     }
@@ -36,73 +34,36 @@ export class Coverage {
   }
 
   add(first: number, last: number): void {
-    const holes = this.holes(first, last);
-    this.splitAt(first);
-    this.splitAt(last + 1);
-    for (let at = this.find(first); at < this.ranges.length && this.ranges[at]!.first <= last; at++) {
-      this.ranges[at]!.users++;
+    const after: Counted[] = [];
+    let next = first;
+    for (const range of this.ranges.meeting(first - 1, last + 1)) {
+      append(after, range.first, Math.min(range.last, first - 1), range.users);
+      append(after, next, Math.min(range.first - 1, last), 1);
+      append(after, Math.max(range.first, first), Math.min(range.last, last), range.users + 1);
+      append(after, Math.max(range.first, last + 1), range.last, range.users);
+      next = Math.max(range.last + 1, first);
     }
-    for (const hole of holes) this.ranges.splice(this.find(hole.first), 0, { ...hole, users: 1 });
-    this.join(first, last);
+    append(after, next, last, 1);
+    this.ranges.replace(first - 1, last + 1, after);
   }
 
   /** Takes away an interval that was added. Gives the parts that nothing covers any more, ascending. */
   remove(first: number, last: number): IndexRange[] {
-    this.splitAt(first);
-    this.splitAt(last + 1);
-    const from = this.find(first);
-    let to = from;
-    const kept: Counted[] = [];
-    const gone: IndexRange[] = [];
-    for (; to < this.ranges.length && this.ranges[to]!.first <= last; to++) {
-      const range = this.ranges[to]!;
-      if (--range.users > 0) {
-        kept.push(range);
-        continue;
-      }
-      const before = gone[gone.length - 1];
-      if (before !== undefined && before.last + 1 === range.first) {
-        gone[gone.length - 1] = { first: before.first, last: range.last };
-      } else gone.push({ first: range.first, last: range.last });
+    const after: Counted[] = [];
+    for (const range of this.ranges.meeting(first - 1, last + 1)) {
+      append(after, range.first, Math.min(range.last, first - 1), range.users);
+      append(after, Math.max(range.first, first), Math.min(range.last, last), range.users - 1);
+      append(after, Math.max(range.first, last + 1), range.last, range.users);
     }
-    this.ranges.splice(from, to - from, ...kept);
-    this.join(first, last);
-    return gone;
+    this.ranges.replace(first - 1, last + 1, after);
+    return this.holes(first, last);
   }
+}
 
-  /** Index of the first range that ends at or after `index`. */
-  private find(index: number): number {
-    let low = 0;
-    let high = this.ranges.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.ranges[middle]!.last < index) low = middle + 1;
-      else high = middle;
-    }
-    return low;
-  }
-
-  /** Makes no range lie on both sides of the boundary before `index`. */
-  private splitAt(index: number): void {
-    const at = this.find(index);
-    const range = this.ranges[at];
-    if (range === undefined || range.first >= index) return;
-    const { first, last, users } = range;
-    this.ranges.splice(at, 1, { first, last: index - 1, users }, { first: index, last, users });
-  }
-
-  /** Joins equal neighbours from the range before `first` to the one after `last`. */
-  private join(first: number, last: number): void {
-    const from = Math.max(this.find(first) - 1, 0);
-    let to = from;
-    const joined: Counted[] = [];
-    for (; to < this.ranges.length && (to === from || this.ranges[to - 1]!.first <= last); to++) {
-      const range = this.ranges[to]!;
-      const before = joined[joined.length - 1];
-      if (before !== undefined && before.last + 1 === range.first && before.users === range.users) {
-        joined[joined.length - 1] = { first: before.first, last: range.last, users: range.users };
-      } else joined.push(range);
-    }
-    if (joined.length < to - from) this.ranges.splice(from, to - from, ...joined);
-  }
+/** Appends [first, last] unless it is empty or without users, joining it to a last range with as many that it adjoins. */
+function append(ranges: Counted[], first: number, last: number, users: number): void {
+  if (first > last || users === 0) return;
+  const before = ranges[ranges.length - 1];
+  if (before !== undefined && before.last + 1 === first && before.users === users) before.last = last;
+  else ranges.push({ first, last, users });
 }

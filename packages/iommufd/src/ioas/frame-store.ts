@@ -4,16 +4,30 @@
  */
 
 import { PfnRuns } from '@iommukit/iommu-core';
+import { RangeList } from './range-list.ts';
 
 /** Pages pinned in one piece: bounds the work of taking a part of it out. */
 export const PIECE_PAGES = 4096;
 
-/** Pinned pages from index `first`. */
-export type Piece = { readonly first: number; readonly runs: PfnRuns };
+/** Pinned pages from index `first`: all of `runs`, which is not empty. */
+export class Piece {
+  readonly first: number;
+  readonly last: number;
+  readonly runs: PfnRuns;
+
+  constructor(first: number, runs: PfnRuns) {
+    this.first = first;
+    this.last = first + runs.pages - 1;
+    this.runs = runs;
+  }
+}
+
+/** Sees `pages` adjoining frames from `pfn`, behind the pages `done` pages further than where the visit began. */
+export type RunVisitor = (pfn: number, pages: number, done: number) => void;
 
 export class FrameStore {
-  /** Ascending and disjoint; holes are pages that are not pinned. */
-  private pieces: Piece[] = [];
+  /** Holes between them are pages that are not pinned. */
+  private readonly pieces = new RangeList<Piece>();
   private count = 0;
 
   /** Pages whose frames are here. */
@@ -21,80 +35,65 @@ export class FrameStore {
     return this.count;
   }
 
-  /** Stores the frames of the pages from index `first`, none of which is here. */
-  put(first: number, runs: PfnRuns): void {
-    this.pieces.splice(this.find(first), 0, { first, runs });
-    this.count += runs.pages;
+  /** Stores the frames of pages none of which is here. */
+  put(piece: Piece): void {
+    this.pieces.replace(piece.first, piece.last, [piece]);
+    this.count += piece.runs.pages;
   }
 
   /** Takes the frames of [first, last] out, all of which are here, a list of runs for each piece. */
   take(first: number, last: number): PfnRuns[] {
-    const from = this.find(first);
-    let to = from;
     const taken: PfnRuns[] = [];
     const kept: Piece[] = [];
-    for (; to < this.pieces.length && this.pieces[to]!.first <= last; to++) {
-      const piece = this.pieces[to]!;
-      const pieceLast = piece.first + piece.runs.pages - 1;
-      if (piece.first < first) kept.push({ first: piece.first, runs: slice(piece, piece.first, first - 1) });
-      if (pieceLast > last) kept.push({ first: last + 1, runs: slice(piece, last + 1, pieceLast) });
-      const whole = piece.first >= first && pieceLast <= last;
-      taken.push(whole ? piece.runs : slice(piece, Math.max(first, piece.first), Math.min(last, pieceLast)));
+    for (const piece of this.pieces.meeting(first, last)) {
+      if (piece.first < first) kept.push(slice(piece, piece.first, first - 1));
+      if (piece.last > last) kept.push(slice(piece, last + 1, piece.last));
+      const whole = piece.first >= first && piece.last <= last;
+      taken.push(whole ? piece.runs : slice(piece, Math.max(first, piece.first), Math.min(last, piece.last)).runs);
     }
-    this.pieces.splice(from, to - from, ...kept);
-    for (const runs of taken) this.count -= runs.pages;
+    this.pieces.replace(first, last, kept);
+    this.count -= last - first + 1;
     return taken;
   }
 
   /** Calls `visit` for the longest runs of adjoining frames behind [first, last], all of which are here, in order. */
-  forEachRun(first: number, last: number, visit: (pfn: number, pages: number) => void): void {
+  forEachRun(first: number, last: number, visit: RunVisitor): void {
     let start = 0;
     let length = 0;
-    for (let at = this.find(first); at < this.pieces.length && this.pieces[at]!.first <= last; at++) {
-      const { first: pieceFirst, runs } = this.pieces[at]!;
-      let index = pieceFirst;
-      for (let run = 0; run < runs.count && index <= last; run++) {
+    let done = 0;
+    for (const piece of this.pieces.meeting(first, last)) {
+      const { starts, lengths, count } = piece.runs;
+      let index = piece.first;
+      for (let run = 0; run < count && index <= last; run++) {
         const from = Math.max(index, first);
-        const pages = Math.min(index + runs.lengths[run]! - 1, last) - from + 1;
-        const pfn = runs.starts[run]! + (from - index);
-        index += runs.lengths[run]!;
+        const pages = Math.min(index + lengths[run]! - 1, last) - from + 1;
+        const pfn = starts[run]! + (from - index);
+        index += lengths[run]!;
         if (pages <= 0) continue;
         if (length > 0 && start + length === pfn) {
           length += pages;
           continue;
         }
-        if (length > 0) visit(start, length);
+        if (length > 0) visit(start, length, done);
+        done += length;
         start = pfn;
         length = pages;
       }
     }
-    if (length > 0) visit(start, length);
-  }
-
-  /** Index of the first piece that ends at or after `index`. */
-  private find(index: number): number {
-    let low = 0;
-    let high = this.pieces.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      const piece = this.pieces[middle]!;
-      if (piece.first + piece.runs.pages <= index) low = middle + 1;
-      else high = middle;
-    }
-    return low;
+    if (length > 0) visit(start, length, done);
   }
 }
 
 /** The part [first, last] of a piece. */
-function slice(piece: Piece, first: number, last: number): PfnRuns {
-  const part = new PfnRuns();
+function slice(piece: Piece, first: number, last: number): Piece {
+  const runs = new PfnRuns();
   let index = piece.first;
   for (let run = 0; run < piece.runs.count && index <= last; run++) {
     const length = piece.runs.lengths[run]!;
     const from = Math.max(index, first);
     const pages = Math.min(index + length - 1, last) - from + 1;
-    if (pages > 0) part.push(piece.runs.starts[run]! + (from - index), pages);
+    if (pages > 0) runs.push(piece.runs.starts[run]! + (from - index), pages);
     index += length;
   }
-  return part;
+  return new Piece(first, runs);
 }

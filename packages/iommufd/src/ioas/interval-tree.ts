@@ -7,18 +7,10 @@
  * looking at the intervals before it. Nodes are freed only when they are empty.
  */
 
-/** Entries of a node. */
-const FANOUT = 64;
-/** Numbers of an entry in `pages`: first page, last page, and the widest gap under an inner entry, in bytes. */
-const STRIDE = 3;
-const LAST = 1;
-const GAP = 2;
-/** No node; a height of 12 levels holds more intervals than there are pages. */
-const NONE = -1;
+import { entry, FANOUT, IntervalNodes, NONE, WIDTH_MAX } from './interval-nodes.ts';
+
+/** A height of 12 levels holds more intervals than there are pages. */
 const MAX_HEIGHT = 12;
-/** Widths saturate here: 2^53 bytes, beyond which a double does not count bytes. */
-const WIDTH_MAX = 2 ** 53;
-const WIDTH_MAX_PAGES = 2 ** 41;
 const LAST_PAGE = 2 ** 52 - 1;
 
 /** What `findGap` looks for. */
@@ -33,19 +25,11 @@ export type GapRequest = {
 };
 
 export class IntervalTree<T> {
-  /** STRIDE numbers for each entry of each node. The gap of a leaf entry is 0. */
-  private pages = new Float64Array(FANOUT * STRIDE);
-  /** Byte of the first and of the last position in its page, for each entry. */
-  private bytes = new Uint16Array(FANOUT * 2);
-  /** Child node of an inner entry, index into `items` of a leaf entry. */
-  private child = new Int32Array(FANOUT);
-  private counts = new Uint8Array(1);
+  /** What an entry of a leaf stands for is an index into `items`. */
+  private readonly nodes = new IntervalNodes();
   private readonly items: (T | null)[] = [];
   private readonly freeItems: number[] = [];
-  /** Head of the list of free nodes, linked through `child`; nodes from `used` on have never been used. */
-  private free = NONE;
-  private used = 1;
-  private root = 0;
+  private root = this.nodes.allocate();
   private rootGap = 0;
   private height = 1;
   private total = 0;
@@ -67,30 +51,25 @@ export class IntervalTree<T> {
 
   /** Adds an interval that meets no other. */
   insert(startPage: number, startByte: number, lastPage: number, lastByte: number, item: T): void {
+    const { nodes } = this;
     const leaf = this.descend(startPage, startByte, true);
-    const count = this.counts[leaf]!;
-    const slot = this.lowerBound(leaf, count, startPage, startByte);
-    const before = slot > 0 && slot < count ? this.between(leaf, slot - 1) : 0;
-    this.openSlot(leaf, slot);
-    const at = leaf * FANOUT + slot;
-    this.pages[at * STRIDE] = startPage;
-    this.pages[at * STRIDE + LAST] = lastPage;
-    this.pages[at * STRIDE + GAP] = 0;
-    this.bytes[at * 2] = startByte;
-    this.bytes[at * 2 + 1] = lastByte;
-    this.child[at] = this.addItem(item);
+    const slot = nodes.lowerBound(leaf, startPage, startByte);
+    const before = slot > 0 && slot < nodes.count(leaf) ? nodes.between(leaf, slot - 1) : 0;
+    nodes.open(leaf, slot);
+    nodes.set(entry(leaf, slot), startPage, startByte, lastPage, lastByte, this.addItem(item));
     this.total++;
-    this.updateUp(0, before, this.contribution(leaf, slot));
+    this.updateUp(0, before, nodes.contribution(leaf, slot));
   }
 
   /** Takes out the interval that starts at exactly this position. Null when there is none. */
   remove(startPage: number, startByte: number): T | null {
+    const { nodes } = this;
     const leaf = this.descend(startPage, startByte, false);
-    const slot = this.lowerBound(leaf, this.counts[leaf]!, startPage, startByte);
-    const at = leaf * FANOUT + slot;
-    if (slot === this.counts[leaf]) return null;
-    if (this.pages[at * STRIDE] !== startPage || this.bytes[at * 2] !== startByte) return null;
-    const index = this.child[at]!;
+    const slot = nodes.lowerBound(leaf, startPage, startByte);
+    const at = entry(leaf, slot);
+    if (slot === nodes.count(leaf) || nodes.firstPage(at) !== startPage || nodes.firstByte(at) !== startByte)
+      return null;
+    const index = nodes.item(at);
     const item = this.items[index] as T;
     this.items[index] = null;
     this.freeItems.push(index);
@@ -101,9 +80,10 @@ export class IntervalTree<T> {
 
   /** The first interval that ends at or after this position. */
   firstFrom(page: number, byte: number): T | null {
+    const { nodes } = this;
     const leaf = this.descend(page, byte, false);
-    const slot = this.lowerBound(leaf, this.counts[leaf]!, page, byte);
-    return slot === this.counts[leaf] ? null : this.items[this.child[leaf * FANOUT + slot]!]!;
+    const slot = nodes.lowerBound(leaf, page, byte);
+    return slot === nodes.count(leaf) ? null : this.items[nodes.item(entry(leaf, slot))]!;
   }
 
   /** Calls `visit` for every interval, ascending. The tree must not change meanwhile. */
@@ -121,7 +101,7 @@ export class IntervalTree<T> {
     this.cursorByte = fromByte;
     this.endPage = toPage;
     this.endByte = toByte;
-    const need = request.pages >= WIDTH_MAX_PAGES ? WIDTH_MAX : request.pages * 4096 + request.bytes + 1;
+    const need = Math.min(request.pages * 4096 + (request.bytes + 1), WIDTH_MAX);
     if (this.total > 0) {
       if (this.searchNode(this.root, this.height - 1, need, request)) return true;
       if (this.cursorPage > LAST_PAGE) return false;
@@ -134,30 +114,32 @@ export class IntervalTree<T> {
    * cursor after the last interval, or past the end of the search.
    */
   private searchNode(node: number, level: number, need: number, request: GapRequest): boolean {
-    const base = node * FANOUT;
-    const count = this.counts[node]!;
-    for (let slot = this.lowerBound(node, count, this.cursorPage, this.cursorByte); slot < count; slot++) {
-      const at = base + slot;
-      const page = this.pages[at * STRIDE]!;
-      const byte = this.bytes[at * 2]!;
-      if (page > this.endPage || (page === this.endPage && byte > this.endByte)) {
+    const { nodes, endPage } = this;
+    const count = nodes.count(node);
+    let cursorPage = this.cursorPage;
+    for (let slot = nodes.lowerBound(node, cursorPage, this.cursorByte); slot < count; slot++) {
+      const at = entry(node, slot);
+      const page = nodes.firstPage(at);
+      const byte = nodes.firstByte(at);
+      if (page > endPage || (page === endPage && byte > this.endByte)) {
         // The last gap is tried here: the levels above move the cursor past the whole node.
-        return this.fits(this.endPage, this.endByte, request);
+        this.cursorPage = cursorPage;
+        return this.fits(endPage, this.endByte, request);
       }
-      if (page > this.cursorPage || (page === this.cursorPage && byte > this.cursorByte)) {
+      // Most gaps are narrower than the whole pages that are wanted.
+      if (page - cursorPage >= request.pages && (page > cursorPage || byte > this.cursorByte)) {
+        this.cursorPage = cursorPage;
         if (this.fits(byte > 0 ? page : page - 1, byte > 0 ? byte - 1 : 4095, request)) return true;
       }
-      if (
-        level > 0 &&
-        this.pages[at * STRIDE + GAP]! >= need &&
-        this.searchNode(this.child[at]!, level - 1, need, request)
-      )
-        return true;
-      const lastPage = this.pages[at * STRIDE + LAST]!;
-      const lastByte = this.bytes[at * 2 + 1]!;
-      this.cursorPage = lastByte === 4095 ? lastPage + 1 : lastPage;
+      if (level > 0 && nodes.gap(at) >= need) {
+        this.cursorPage = cursorPage;
+        if (this.searchNode(nodes.item(at), level - 1, need, request)) return true;
+      }
+      const lastByte = nodes.lastByte(at);
+      cursorPage = nodes.lastPage(at) + (lastByte === 4095 ? 1 : 0);
       this.cursorByte = lastByte === 4095 ? 0 : lastByte + 1;
     }
+    this.cursorPage = cursorPage;
     return false;
   }
 
@@ -192,70 +174,30 @@ export class IntervalTree<T> {
   }
 
   private visitNode(node: number, level: number, visit: (item: T) => void): void {
-    const base = node * FANOUT;
-    for (let slot = 0; slot < this.counts[node]!; slot++) {
-      const child = this.child[base + slot]!;
-      if (level === 0) visit(this.items[child] as T);
-      else this.visitNode(child, level - 1, visit);
+    const { nodes } = this;
+    for (let slot = 0; slot < nodes.count(node); slot++) {
+      const below = nodes.item(entry(node, slot));
+      if (level === 0) visit(this.items[below] as T);
+      else this.visitNode(below, level - 1, visit);
     }
   }
 
   /** Goes to the leaf where a position belongs, noting the path. `split` makes room on the way, for one more entry. */
   private descend(page: number, byte: number, split: boolean): number {
-    if (split && this.counts[this.root] === FANOUT) this.growRoot();
+    const { nodes } = this;
+    if (split && nodes.count(this.root) === FANOUT) this.growRoot();
     let node = this.root;
     for (let level = this.height - 1; ; level--) {
       this.pathNode[level] = node;
       if (level === 0) return node;
-      const count = this.counts[node]!;
-      let slot = Math.min(this.lowerBound(node, count, page, byte), count - 1);
-      if (split && this.counts[this.child[node * FANOUT + slot]!] === FANOUT) {
+      let slot = Math.min(nodes.lowerBound(node, page, byte), nodes.count(node) - 1);
+      if (split && nodes.count(nodes.item(entry(node, slot))) === FANOUT) {
         this.splitChild(node, slot, page, byte);
-        slot = Math.min(this.lowerBound(node, count + 1, page, byte), count);
+        slot = Math.min(nodes.lowerBound(node, page, byte), nodes.count(node) - 1);
       }
       this.pathSlot[level] = slot;
-      node = this.child[node * FANOUT + slot]!;
+      node = nodes.item(entry(node, slot));
     }
-  }
-
-  /** Slot of the first of `count` entries that ends at or after the position. */
-  private lowerBound(node: number, count: number, page: number, byte: number): number {
-    const { pages } = this;
-    const base = node * FANOUT;
-    let low = 0;
-    let high = count;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      const last = pages[(base + middle) * STRIDE + LAST]!;
-      if (last < page || (last === page && this.bytes[(base + middle) * 2 + 1]! < byte)) low = middle + 1;
-      else high = middle;
-    }
-    return low;
-  }
-
-  /** Bytes between entries `slot` and `slot + 1` of a node. */
-  private between(node: number, slot: number): number {
-    const at = node * FANOUT + slot;
-    const pages = this.pages[(at + 1) * STRIDE]! - this.pages[at * STRIDE + LAST]!;
-    if (pages >= WIDTH_MAX_PAGES) return WIDTH_MAX;
-    return pages * 4096 + this.bytes[(at + 1) * 2]! - this.bytes[at * 2 + 1]! - 1;
-  }
-
-  /** The widest gap that entry `slot` has a part in: inside it, before it or after it. */
-  private contribution(node: number, slot: number): number {
-    let widest = this.pages[(node * FANOUT + slot) * STRIDE + GAP]!;
-    if (slot > 0) widest = Math.max(widest, this.between(node, slot - 1));
-    if (slot + 1 < this.counts[node]!) widest = Math.max(widest, this.between(node, slot));
-    return widest;
-  }
-
-  private widestGap(node: number): number {
-    let widest = 0;
-    for (let slot = 0; slot < this.counts[node]!; slot++) {
-      widest = Math.max(widest, this.pages[(node * FANOUT + slot) * STRIDE + GAP]!);
-      if (slot > 0) widest = Math.max(widest, this.between(node, slot - 1));
-    }
-    return widest;
   }
 
   /**
@@ -263,80 +205,57 @@ export class IntervalTree<T> {
    * brings the node's summary in its parent up to date, and so on up to the root.
    */
   private updateUp(level: number, before: number, after: number): void {
+    const { nodes } = this;
     for (; ; level++) {
       const node = this.pathNode[level]!;
       const isRoot = level === this.height - 1;
       const parent = isRoot ? NONE : this.pathNode[level + 1]!;
       const slot = isRoot ? 0 : this.pathSlot[level + 1]!;
-      const at = parent * FANOUT + slot;
-      const old = isRoot ? this.rootGap : this.pages[at * STRIDE + GAP]!;
-      const widest = after >= old ? after : before < old ? old : this.widestGap(node);
+      const at = entry(parent, slot);
+      const old = isRoot ? this.rootGap : nodes.gap(at);
+      const widest = after >= old ? after : before < old ? old : nodes.widestGap(node);
       if (isRoot) {
         this.rootGap = widest;
         return;
       }
-      if (this.standsFor(at, node, widest)) return;
-      before = this.contribution(parent, slot);
-      this.summarize(at, node, widest);
-      after = this.contribution(parent, slot);
+      if (nodes.standsFor(at, node, widest)) return;
+      before = nodes.contribution(parent, slot);
+      nodes.summarize(at, node, widest);
+      after = nodes.contribution(parent, slot);
     }
-  }
-
-  /** Whether the entry at index `at` says of `node` what `summarize` would make it say. */
-  private standsFor(at: number, node: number, widest: number): boolean {
-    const { pages, bytes } = this;
-    const first = node * FANOUT;
-    const last = first + this.counts[node]! - 1;
-    return (
-      pages[at * STRIDE + GAP] === widest &&
-      pages[at * STRIDE] === pages[first * STRIDE] &&
-      pages[at * STRIDE + LAST] === pages[last * STRIDE + LAST] &&
-      bytes[at * 2] === bytes[first * 2] &&
-      bytes[at * 2 + 1] === bytes[last * 2 + 1]
-    );
-  }
-
-  /** Makes the entry at index `at` stand for `node`. */
-  private summarize(at: number, node: number, widest: number): void {
-    const first = node * FANOUT;
-    const last = first + this.counts[node]! - 1;
-    this.pages[at * STRIDE] = this.pages[first * STRIDE]!;
-    this.pages[at * STRIDE + LAST] = this.pages[last * STRIDE + LAST]!;
-    this.pages[at * STRIDE + GAP] = widest;
-    this.bytes[at * 2] = this.bytes[first * 2]!;
-    this.bytes[at * 2 + 1] = this.bytes[last * 2 + 1]!;
-    this.child[at] = node;
   }
 
   /** Takes an entry out of the node at `level` of the path; a node that is empty then goes too. */
   private removeEntry(level: number, node: number, slot: number): void {
-    const before = this.contribution(node, slot);
-    this.closeSlot(node, slot);
-    if (this.counts[node] === 0) {
+    const { nodes } = this;
+    const before = nodes.contribution(node, slot);
+    nodes.close(node, slot);
+    if (nodes.count(node) === 0) {
       if (level === this.height - 1) {
         this.height = 1;
         this.rootGap = 0;
         return;
       }
-      this.freeNode(node);
+      nodes.release(node);
       this.removeEntry(level + 1, this.pathNode[level + 1]!, this.pathSlot[level + 1]!);
       return;
     }
-    const joined = slot > 0 && slot < this.counts[node]! ? this.between(node, slot - 1) : 0;
+    const joined = slot > 0 && slot < nodes.count(node) ? nodes.between(node, slot - 1) : 0;
     this.updateUp(level, before, joined);
-    while (this.height > 1 && this.counts[this.root] === 1) {
+    while (this.height > 1 && nodes.count(this.root) === 1) {
       const old = this.root;
-      this.root = this.child[old * FANOUT]!;
-      this.rootGap = this.pages[old * FANOUT * STRIDE + GAP]!;
-      this.freeNode(old);
+      this.root = nodes.item(entry(old, 0));
+      this.rootGap = nodes.gap(entry(old, 0));
+      nodes.release(old);
       this.height--;
     }
   }
 
   private growRoot(): void {
-    const node = this.allocateNode();
-    this.counts[node] = 1;
-    this.summarize(node * FANOUT, this.root, this.rootGap);
+    const { nodes } = this;
+    const node = nodes.allocate();
+    nodes.open(node, 0);
+    nodes.summarize(entry(node, 0), this.root, this.rootGap);
     this.root = node;
     this.height++;
   }
@@ -346,39 +265,16 @@ export class IntervalTree<T> {
    * that ascending insertion fills nodes. The parent's own widest gap stays what it is.
    */
   private splitChild(parent: number, slot: number, page: number, byte: number): void {
-    const old = this.child[parent * FANOUT + slot]!;
-    const end = old * FANOUT + FANOUT;
-    const last = this.pages[(end - 1) * STRIDE + LAST]!;
-    const append = page > last || (page === last && byte > this.bytes[(end - 1) * 2 + 1]!);
-    const keep = append ? FANOUT - 1 : FANOUT / 2;
-    const fresh = this.allocateNode();
-    this.move(fresh * FANOUT, old * FANOUT + keep, end);
-    this.counts[old] = keep;
-    this.counts[fresh] = FANOUT - keep;
-    this.openSlot(parent, slot + 1);
-    this.summarize(parent * FANOUT + slot, old, this.widestGap(old));
-    this.summarize(parent * FANOUT + slot + 1, fresh, this.widestGap(fresh));
-  }
-
-  private openSlot(node: number, slot: number): void {
-    const count = this.counts[node]!;
-    const at = node * FANOUT + slot;
-    this.move(at + 1, at, node * FANOUT + count);
-    this.counts[node] = count + 1;
-  }
-
-  private closeSlot(node: number, slot: number): void {
-    const count = this.counts[node]!;
-    const at = node * FANOUT + slot;
-    this.move(at, at + 1, node * FANOUT + count);
-    this.counts[node] = count - 1;
-  }
-
-  /** Copies entries [from, end) to `to`. */
-  private move(to: number, from: number, end: number): void {
-    this.pages.copyWithin(to * STRIDE, from * STRIDE, end * STRIDE);
-    this.bytes.copyWithin(to * 2, from * 2, end * 2);
-    this.child.copyWithin(to, from, end);
+    const { nodes } = this;
+    const old = nodes.item(entry(parent, slot));
+    const end = entry(old, FANOUT - 1);
+    const last = nodes.lastPage(end);
+    const append = page > last || (page === last && byte > nodes.lastByte(end));
+    const fresh = nodes.allocate();
+    nodes.split(old, append ? FANOUT - 1 : FANOUT / 2, fresh);
+    nodes.open(parent, slot + 1);
+    nodes.summarize(entry(parent, slot), old, nodes.widestGap(old));
+    nodes.summarize(entry(parent, slot + 1), fresh, nodes.widestGap(fresh));
   }
 
   private addItem(item: T): number {
@@ -386,33 +282,4 @@ export class IntervalTree<T> {
     this.items[index] = item;
     return index;
   }
-
-  private allocateNode(): number {
-    if (this.free !== NONE) {
-      const node = this.free;
-      this.free = this.child[node * FANOUT]!;
-      return node;
-    }
-    if (this.used === this.counts.length) this.growPool();
-    return this.used++;
-  }
-
-  private freeNode(node: number): void {
-    this.counts[node] = 0;
-    this.child[node * FANOUT] = this.free;
-    this.free = node;
-  }
-
-  private growPool(): void {
-    const nodes = this.counts.length * 2;
-    this.pages = grown(this.pages, new Float64Array(nodes * FANOUT * STRIDE));
-    this.bytes = grown(this.bytes, new Uint16Array(nodes * FANOUT * 2));
-    this.child = grown(this.child, new Int32Array(nodes * FANOUT));
-    this.counts = grown(this.counts, new Uint8Array(nodes));
-  }
-}
-
-function grown<A extends Float64Array | Uint16Array | Int32Array | Uint8Array>(old: A, fresh: A): A {
-  fresh.set(old);
-  return fresh;
 }

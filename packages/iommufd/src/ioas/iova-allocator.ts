@@ -3,9 +3,9 @@
  * can be used (Linux: iopt_alloc_iova, drivers/iommu/iommufd/io_pagetable.c).
  */
 
-import { hex, PAGE_SIZE, U64_MAX } from '@iommukit/hw';
+import { hex, low32, PAGE_SIZE, U64_MAX } from '@iommukit/hw';
 import { SysError } from '@iommukit/iommu-core';
-import { byteOf, pageOf } from './area.ts';
+import { addressAt, byteOf, pageOf } from './area.ts';
 import type { GapRequest, IntervalTree } from './interval-tree.ts';
 import type { IovaRange, ReservedRanges } from './reserved.ts';
 
@@ -49,7 +49,7 @@ export function allocateIova(
     if (from > to) continue;
     for (const { start, last } of reserved.holes(from, to)) {
       if (areas.findGap(pageOf(start), byteOf(start), pageOf(last), byteOf(last), request)) {
-        return BigInt(areas.foundPage) * BigInt(PAGE_SIZE) + BigInt(areas.foundByte);
+        return addressAt(areas.foundPage, areas.foundByte);
       }
     }
   }
@@ -58,8 +58,8 @@ export function allocateIova(
 
 /** The smallest power of two not below `length`, but no more than a large page and than what `address` has. */
 function alignmentFor(address: bigint, length: bigint): number {
-  let alignment = 1;
-  while (alignment < HUGE_PAGE && BigInt(alignment) < length) alignment *= 2;
-  const own = address & -address;
-  return own !== 0n && own < BigInt(alignment) ? Number(own) : alignment;
+  const size = length < HUGE_PAGE ? 1 << (32 - Math.clz32(low32(length) - 1)) : HUGE_PAGE;
+  const low = low32(address);
+  const own = low & -low;
+  return own > 0 && own < size ? own : size;
 }

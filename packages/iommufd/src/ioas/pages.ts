@@ -12,9 +12,10 @@ import { type Kernel, PfnRuns, SysError } from '@iommukit/iommu-core';
 import type { IommufdEvent } from '../trace.ts';
 import { type AccountMode, charge, type Payer, uncharge } from './accounting.ts';
 import { type Area, byteOf, pageOf } from './area.ts';
-import { Coverage, type IndexRange } from './coverage.ts';
-import { FrameStore, PIECE_PAGES, type Piece } from './frame-store.ts';
+import { Coverage } from './coverage.ts';
+import { FrameStore, PIECE_PAGES, Piece, type RunVisitor } from './frame-store.ts';
 import type { PageSource } from './page-source.ts';
+import type { IndexRange } from './range-list.ts';
 
 export type PagesOptions = {
   /** Open file of /dev/iommu the group was made by, and its number there; they name it in traces. */
@@ -34,6 +35,9 @@ export type AreaHolder = {
   /** Takes the area out of every hardware table; it stays mapped, onto nothing. Never fails. */
   withdraw(area: Area): void;
 };
+
+/** Where a piece is pinned before it is known how many runs it has. */
+const pinning = new PfnRuns(PIECE_PAGES);
 
 export class Pages {
   readonly context: number;
@@ -124,7 +128,7 @@ export class Pages {
       for (const { runs } of fresh) this.source.unpin(runs, false);
       throw error;
     }
-    for (const piece of fresh) this.frames.put(piece.first, piece.runs);
+    for (const piece of fresh) this.frames.put(piece);
     this.coverage.add(first, last);
     if (pages > 0 && this.trace.enabled) this.trace.emit({ name: 'pin', ...this.name, first, count: pages });
   }
@@ -145,7 +149,7 @@ export class Pages {
   }
 
   /** Calls `visit` for each run of adjoining frames behind covered indexes [first, last], in order. */
-  forEachRun(first: number, last: number, visit: (pfn: number, pages: number) => void): void {
+  forEachRun(first: number, last: number, visit: RunVisitor): void {
     this.frames.forEachRun(first, last, visit);
   }
 
@@ -159,7 +163,7 @@ export class Pages {
     const last = pageOf(startByte + BigInt(data.length) - 1n);
     const { memory } = this.kernel;
     const fresh = this.pinHoles(first, last);
-    for (const piece of fresh) this.frames.put(piece.first, piece.runs);
+    for (const piece of fresh) this.frames.put(piece);
     let done = 0;
     let skip = byteOf(startByte);
     this.forEachRun(first, last, (pfn, pages) => {
@@ -170,8 +174,8 @@ export class Pages {
       done += part.length;
       skip = 0;
     });
-    for (const { first: index, runs } of fresh) {
-      for (const taken of this.frames.take(index, index + runs.pages - 1)) this.source.unpin(taken, write);
+    for (const piece of fresh) {
+      for (const taken of this.frames.take(piece.first, piece.last)) this.source.unpin(taken, write);
     }
   }
 
@@ -209,13 +213,16 @@ export class Pages {
     try {
       for (const hole of this.coverage.holes(first, last)) {
         for (let index = hole.first; index <= hole.last; index += PIECE_PAGES) {
-          const runs = new PfnRuns();
-          fresh.push({ first: index, runs });
-          this.pin(index, Math.min(PIECE_PAGES, hole.last - index + 1), runs);
+          pinning.clear();
+          try {
+            this.pin(index, Math.min(PIECE_PAGES, hole.last - index + 1), pinning);
+          } finally {
+            if (pinning.pages > 0) fresh.push(new Piece(index, pinning.copy()));
+          }
         }
       }
     } catch (error) {
-      for (const { runs } of fresh) if (runs.pages > 0) this.source.unpin(runs, false);
+      for (const { runs } of fresh) this.source.unpin(runs, false);
       throw error;
     }
     return fresh;

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { Coverage, type IndexRange } from '../../src/ioas/coverage.ts';
+import { Coverage } from '../../src/ioas/coverage.ts';
+import type { IndexRange } from '../../src/ioas/range-list.ts';
 
 const SIZE = 64;
 

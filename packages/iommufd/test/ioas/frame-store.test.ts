@@ -1,7 +1,7 @@
 import { PfnRuns } from '@iommukit/iommu-core';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { FrameStore, PIECE_PAGES } from '../../src/ioas/frame-store.ts';
+import { FrameStore, PIECE_PAGES, Piece } from '../../src/ioas/frame-store.ts';
 
 const SIZE = 96;
 
@@ -32,7 +32,7 @@ test('random pieces put, taken and walked agree with a map of frames', () => {
             naive.set(index, next);
             runs.push(next++, 1);
           }
-          store.put(first, runs);
+          store.put(new Piece(first, runs));
         } else if (op !== 'put' && indexes.every((index) => naive.has(index))) {
           const frames = indexes.map((index) => naive.get(index)!);
           if (op === 'take') {
@@ -61,7 +61,7 @@ test('adjoining frames of two pieces are one run, so that large pages do not end
   for (let piece = 0; piece < 3; piece++) {
     const runs = new PfnRuns();
     runs.push(0x1000 + piece * PIECE_PAGES, PIECE_PAGES);
-    store.put(piece * PIECE_PAGES, runs);
+    store.put(new Piece(piece * PIECE_PAGES, runs));
   }
   const walked: number[][] = [];
   store.forEachRun(10, 3 * PIECE_PAGES - 1, (pfn, pages) => walked.push([pfn, pages]));
