@@ -11,6 +11,11 @@ import type { Pages } from './pages.ts';
 export type PagesSlice = { readonly pages: Pages; readonly startByte: bigint; readonly length: bigint };
 
 export class Area {
+  /** Position of `iova` and `last`: page number and byte in the page. */
+  readonly iovaPage: number;
+  readonly iovaByte: number;
+  readonly lastPage: number;
+  readonly lastByte: number;
   readonly iova: bigint;
   readonly last: bigint;
   readonly pages: Pages;
@@ -18,11 +23,6 @@ export class Area {
   readonly startByte: bigint;
   /** IOMMU_ bits. */
   readonly prot: number;
-  /** Position of `iova` and `last`: page number and byte in the page. */
-  readonly iovaPage: number;
-  readonly iovaByte: number;
-  readonly lastPage: number;
-  readonly lastByte: number;
   /** Indexes of the group's pages that the area uses. */
   readonly firstIndex: number;
   readonly lastIndex: number;
