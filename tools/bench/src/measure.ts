@@ -10,8 +10,13 @@ export type Sample = {
   bytes: number;
 };
 
-const WARM = 12;
-const PASSES = 15;
+/** Passes before the job is measured, and while it is. */
+export type Passes = { warm: number; measured: number };
+
+const PASSES: Passes = { warm: 12, measured: 15 };
+
+/** Ends a part of a pass; null ends what is not measured. */
+export type Mark = (part: number | null) => void;
 
 function cpuNs(): number {
   const { user, system } = process.cpuUsage();
@@ -23,19 +28,21 @@ function median(values: number[]): number {
 }
 
 /** Runs `pass`, which does `operations` operations and gives a checksum, until it is warm and then for the record. */
-export function measure(name: string, operations: number, pass: () => number): Sample {
-  return measureParts([name], operations, (mark) => {
+export function measure(name: string, operations: number, pass: () => number, passes: Passes = PASSES): Sample {
+  const body = (mark: Mark): number => {
     const checksum = pass();
     mark(0);
     return checksum;
-  })[0]!;
+  };
+  return measureParts([name], operations, body, passes)[0]!;
 }
 
-/** As `measure`, of a pass in several parts: it calls `mark(part)` at the end of each. */
+/** As `measure`, of a pass in several parts: it calls `mark` at the end of each. */
 export function measureParts(
   names: readonly string[],
   operations: number,
-  pass: (mark: (part: number) => void) => number,
+  pass: (mark: Mark) => number,
+  passes: Passes = PASSES,
 ): Sample[] {
   const times: number[][] = names.map(() => []);
   const growth: number[][] = names.map(() => []);
@@ -43,19 +50,18 @@ export function measureParts(
   let from = 0;
   let heap = 0;
   let record = false;
-  const mark = (part: number): void => {
+  const mark = (part: number | null): void => {
     const now = cpuNs();
-    if (record) {
+    if (record && part !== null) {
       times[part]!.push((now - from) / operations);
       growth[part]!.push((process.memoryUsage().heapUsed - heap) / operations);
     }
     heap = process.memoryUsage().heapUsed;
     from = cpuNs();
   };
-  for (let count = -WARM; count < PASSES; count++) {
+  for (let count = -passes.warm; count < passes.measured; count++) {
     record = count >= 0;
-    heap = process.memoryUsage().heapUsed;
-    from = cpuNs();
+    mark(null);
     checksum = pass(mark);
   }
   return names.map((name, part) => ({
@@ -64,4 +70,9 @@ export function measureParts(
     checksum: checksum >>> 0,
     bytes: Math.max(0, median(growth[part]!)),
   }));
+}
+
+/** A line of JSON for each. */
+export function print(...samples: Sample[]): void {
+  for (const sample of samples) console.log(JSON.stringify(sample));
 }

@@ -4,159 +4,14 @@
  *
  * Prints one line for each measurement: name, nanoseconds of CPU time per operation, checksum.
  */
-#define _GNU_SOURCE
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <time.h>
-
-typedef uint64_t u64;
-typedef uint32_t u32;
-
-/* Memory and frames: as many as the machine of ../src/machine.ts. */
-
+/* As many as the machine of ../src/machine.ts. */
 #define FRAMES 65536u
-static u64 *memory;
+#include "memory.h"
+#include "measure.h"
+#include "page-table.h"
+#include "random.h"
+
 static uint8_t *frame_flags;
-static u32 next_frame = 1;
-static u32 *free_frames, free_count;
-
-static u32 allocate_frame(void)
-{
-	u32 pfn = free_count ? free_frames[--free_count] : next_frame++;
-
-	if (pfn >= FRAMES)
-		exit(3);
-	memset(memory + (u64)pfn * 512, 0, 4096);
-	return pfn;
-}
-
-static void free_frame(u32 pfn)
-{
-	free_frames[free_count++] = pfn;
-}
-
-/* The numbers both sides draw. */
-
-static u32 random_state;
-
-static u32 draw(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 17;
-	random_state ^= random_state << 5;
-	return random_state;
-}
-
-/* Page tables. */
-
-#define ADDRESS 0x000ffffffffff000ull
-#define LARGE 0x80ull
-
-struct format {
-	u64 table, leaf;
-};
-
-static const struct format x86 = { .table = 0x7, .leaf = 0x67 };
-static const struct format second_stage = { .table = 0x7, .leaf = 0x7 };
-static uint16_t used[FRAMES];
-
-static int map_range(const struct format *format, u32 table, int level, int sizes, u64 page, u64 pfn, u64 pages)
-{
-	u64 span = 1ull << (9 * level), leaf = format->leaf | (level ? LARGE : 0);
-	u64 *entries = memory + (u64)table * 512;
-	u32 index = (page >> (9 * level)) & 511;
-
-	while (pages) {
-		u64 part = span - (page & (span - 1));
-		u64 entry;
-
-		if ((sizes >> level & 1) && pages >= span && !((page | pfn) & (span - 1))) {
-			u32 count = 512 - index;
-
-			if (count > pages >> (9 * level))
-				count = pages >> (9 * level);
-			for (u32 i = 0; i < count; i++) {
-				if (entries[index + i])
-					return -1;
-				entries[index + i] = (pfn + ((u64)i << (9 * level))) << 12 | leaf;
-			}
-			used[table] += count;
-			index += count;
-			part = (u64)count << (9 * level);
-		} else {
-			if (part > pages)
-				part = pages;
-			entry = entries[index];
-			if (!entry) {
-				u32 child = allocate_frame();
-
-				used[child] = 0;
-				entry = entries[index] = (u64)child << 12 | format->table;
-				used[table]++;
-			} else if (level == 0 || (entry & LARGE)) {
-				return -1;
-			}
-			if (map_range(format, (entry & ADDRESS) >> 12, level - 1, sizes, page, pfn, part))
-				return -1;
-			index++;
-		}
-		page += part;
-		pfn += part;
-		pages -= part;
-	}
-	return 0;
-}
-
-static u32 gathered[FRAMES], gathered_count;
-
-static u64 unmap_range(u32 table, int level, u64 page, u64 pages)
-{
-	u64 span = 1ull << (9 * level), unmapped = 0;
-	u64 *entries = memory + (u64)table * 512;
-	u32 first = (page >> (9 * level)) & 511, last = ((page + pages - 1) >> (9 * level)) & 511, leaves = 0;
-
-	if (level == 0) {
-		for (u32 index = first; index <= last; index++) {
-			leaves += entries[index] != 0;
-			entries[index] = 0;
-		}
-		used[table] -= leaves;
-		return leaves;
-	}
-	for (u32 index = first; index <= last; index++) {
-		u64 entry = entries[index];
-		u64 start = index == first ? page : page - (page & (span - 1)) + (index - first) * span;
-		u64 end = page - (page & (span - 1)) + (index - first + 1) * span;
-		u32 child = (entry & ADDRESS) >> 12;
-
-		if (!entry)
-			continue;
-		if (entry & LARGE) {
-			entries[index] = 0;
-			leaves++;
-			continue;
-		}
-		if (end > page + pages)
-			end = page + pages;
-		unmapped += unmap_range(child, level - 1, start, end - start);
-		if (used[child] == 0) {
-			gathered[gathered_count++] = child;
-			entries[index] = 0;
-			used[table]--;
-		}
-	}
-	used[table] -= leaves;
-	return unmapped + leaves * span;
-}
-
-static void free_gathered(void)
-{
-	while (gathered_count)
-		free_frame(gathered[--gathered_count]);
-}
 
 /* Walkers. */
 
@@ -489,68 +344,11 @@ __attribute__((noinline)) static int dma_write(int rid, int pasid, u64 address, 
 	return 0;
 }
 
-/* Measuring. */
-
-static double cpu_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-	return now.tv_sec * 1e9 + now.tv_nsec;
-}
-
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-#define WARM 3
-#define PASSES 15
-
-static double median(double *times)
-{
-	qsort(times, PASSES, sizeof *times, compare);
-	return times[PASSES / 2];
-}
-
-static void report(const char *name, double *times, double operations, u32 checksum)
-{
-	printf("%s %.4f %u\n", name, median(times) / operations, checksum);
-}
-
-#define MEASURE(name, operations, body)                                   \
-	do {                                                              \
-		double times[PASSES];                                     \
-		u32 sum = 0;                                              \
-		for (int pass = -WARM; pass < PASSES; pass++) {           \
-			double start = cpu_ns();                          \
-			sum = 0;                                          \
-			body;                                             \
-			if (pass >= 0)                                    \
-				times[pass] = cpu_ns() - start;           \
-		}                                                         \
-		report(name, times, operations, sum);                     \
-	} while (0)
-
 #define PAGES 4096u
 #define WALKS 262144u
 #define DATA 0x8000u
 #define SOURCE 0x3000u
 static u32 permutation[PAGES], order[WALKS], kinds[WALKS];
-
-static void shuffle(u32 *list, u32 count)
-{
-	for (u32 i = 0; i < count; i++)
-		list[i] = i;
-	for (u32 i = count - 1; i > 0; i--) {
-		u32 j = draw() % (i + 1), t = list[i];
-
-		list[i] = list[j];
-		list[j] = t;
-	}
-}
 
 static u32 build(const struct format *format, int levels, u64 first)
 {
@@ -571,17 +369,17 @@ static void measure_map(const char *map, const char *unmap, int level, u64 leave
 
 	used[root] = 0;
 	for (int pass = -WARM; pass < PASSES; pass++) {
-		double start = cpu_ns(), middle;
+		double start = now_ns(), middle;
 		u64 unmapped;
 
 		if (map_range(&second_stage, root, 3, sizes, 0, 1ull << 20, pages))
 			exit(3);
-		middle = cpu_ns();
+		middle = now_ns();
 		unmapped = unmap_range(root, 3, 0, pages);
 		free_gathered();
 		if (pass >= 0) {
 			mapping[pass] = middle - start;
-			unmapping[pass] = cpu_ns() - middle;
+			unmapping[pass] = now_ns() - middle;
 		}
 		sum = unmapped;
 	}
@@ -595,14 +393,12 @@ int main(void)
 	u32 roots[5];
 	struct result result = { 0 }, second = { 0 };
 
-	memory = mmap(NULL, (size_t)FRAMES * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	free_frames = malloc(FRAMES * sizeof *free_frames);
+	make_memory();
 	frame_flags = calloc(FRAMES, 1);
 	x86_leaf_reserved[1] = 0x1fe000;
 	x86_leaf_reserved[2] = 0x3fffe000;
 	ss_leaf_reserved[1] = 0x1ff000;
 	ss_leaf_reserved[2] = 0x3ffff000;
-	random_state = 1;
 	shuffle(permutation, PAGES);
 	for (u32 i = 0; i < WALKS; i++)
 		order[i] = draw() % PAGES;

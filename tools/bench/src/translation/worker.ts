@@ -1,5 +1,5 @@
 /**
- * The TypeScript side: every job of c/baseline.c in one process, after each walker, cache and editor has been used in
+ * The TypeScript side: every job of c/translation.c in one process, after each walker, cache and editor has been used in
  * every way it can be, so that no job runs on code that has seen only its own types. Prints a line of JSON for each.
  */
 
@@ -28,6 +28,7 @@ import {
   x86_64,
 } from '@iommukit/hw';
 import { IOMMU_READ, IOMMU_WRITE, PageTableEditor } from '@iommukit/iommu-core';
+import { measure, measureParts, print, type Sample } from '../measure.ts';
 import { buildGuest } from './guest-loop.ts';
 import {
   buildNested,
@@ -44,7 +45,6 @@ import {
   SOURCE,
   WALKS,
 } from './machine.ts';
-import { measure, measureParts, type Sample } from './measure.ts';
 
 const CONTROL = CONTROL_WRITE_PROTECT | CONTROL_NO_EXECUTE;
 
@@ -202,10 +202,6 @@ function mapAndUnmap(names: [string, string], level: number, leaves: number): Sa
     mark(1);
     return unmapped / 4096;
   });
-}
-
-function print(...samples: Sample[]): void {
-  for (const sample of samples) console.log(JSON.stringify(sample));
 }
 
 useEverything();

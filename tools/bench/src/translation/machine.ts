@@ -1,4 +1,4 @@
-/** The machine that the TypeScript side measures on; c/baseline.c has the same memory and draws the same numbers. */
+/** The machine that the TypeScript side measures on; c/translation.c has the same memory and draws the same numbers. */
 
 import {
   FrameAllocator,
@@ -18,6 +18,7 @@ import {
   VtdUnit,
 } from '@iommukit/hw';
 import { IOMMU_READ, IOMMU_WRITE, Kernel, PageTableEditor } from '@iommukit/iommu-core';
+import { draws, shuffle } from '../random.ts';
 
 export const PAGES = 4096;
 export const WALKS = 262144;
@@ -28,28 +29,6 @@ export const SOURCE = 0x3000;
 export const FIRST_PAGE = 0x12345000;
 export const FIRST_PAGE_39 = 0x2345000;
 const FRAMES = 65536;
-
-let randomState = 1;
-
-function draw(): number {
-  randomState ^= randomState << 13;
-  randomState ^= randomState >>> 17;
-  randomState ^= randomState << 5;
-  return randomState >>> 0;
-}
-
-function shuffle(count: number): Int32Array {
-  const list = Int32Array.from({ length: count }, (_, index) => index);
-  for (let i = count - 1; i > 0; i--) {
-    const j = draw() % (i + 1);
-    [list[i], list[j]] = [list[j]!, list[i]!];
-  }
-  return list;
-}
-
-function draws(count: number, limit: number): Int32Array {
-  return Int32Array.from({ length: count }, () => draw() % limit);
-}
 
 export const memory: PhysicalMemory = new PhysicalMemory({ ramBytes: FRAMES * 4096, reservedBytes: 64 << 20 });
 const scheduler = new Scheduler();
