@@ -13,21 +13,23 @@ export {
 } from '@iommukit/iommu-core';
 export { Access, type AccessOps, type Copier, createAccess } from './access.ts';
 export { BoundDevice, type UserPasids } from './bound-device.ts';
-export {
-  type CopyRequest,
-  type DirtyRequest,
-  type FaultRecord,
-  type HwptRequest,
-  type InvalidateRequest,
-  IommufdClient,
-  type MapAccess,
-  type MapFileRequest,
-  type MapRequest,
-  type NestedRequest,
-  type PagingRequest,
-  type VtdInvalidation,
-  type VtdStage1Request,
-} from './client.ts';
+export { IommufdClient } from './clients/iommufd-client.ts';
+export type {
+  CopyRequest,
+  DirtyRequest,
+  FaultRecord,
+  HwptRequest,
+  InvalidateRequest,
+  MapAccess,
+  MapFileRequest,
+  MapRequest,
+  NestedRequest,
+  PagingRequest,
+  VtdInvalidation,
+  VtdStage1Request,
+} from './clients/requests.ts';
+export { Type1Client, type Type1MapRequest } from './clients/type1-client.ts';
+export { type HwQueueRequest, type VeventRecord, ViommuClient, type ViommuRequest } from './clients/viommu-client.ts';
 export { IommufdContext, type IommufdOptions } from './context.ts';
 export { bindDevice, IommufdDevice } from './device.ts';
 export { type ContextDump, dumpContext, formatDump, type ObjectDump, type PagesDump } from './dump.ts';
@@ -63,7 +65,6 @@ export {
 export { bindMediatedDevice, MediatedDevice, type MediatedDma } from './mediated-device.ts';
 export type { DetailValue, ObjectDetails, ObjectType } from './object-table.ts';
 export type { IommufdEvent } from './trace.ts';
-export { Type1Client, type Type1MapRequest } from './type1/client.ts';
 export { type Type1Capability, type Type1Info, type1Capabilities, type1Info } from './type1/info.ts';
 export { type1EnsureIoas } from './type1/type1.ts';
 export {
@@ -196,4 +197,3 @@ export {
   iommuViommuAlloc,
   VEVENTQ_DEPTH_MAX,
 } from './uapi/viommu.ts';
-export { type HwQueueRequest, type VeventRecord, ViommuClient, type ViommuRequest } from './viommu-client.ts';

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { Type1Client } from '../src/type1/client.ts';
+import { Type1Client } from '../src/clients/type1-client.ts';
 import * as uapi from '../src/uapi/type1.ts';
 import { ENOENT } from './support/errno.ts';
 import { ARGUMENT, BUFFER, Host, MEMORY } from './support/host.ts';

@@ -71,7 +71,7 @@ export class IoPageTable implements AreaHolder {
         areas.push(this.insert(slice, next, prot));
         next += slice.length;
       }
-      this.fill(areas);
+      if (this.filled.length > 0) this.fill(areas, this.filled, false);
     } catch (error) {
       for (const area of areas) this.takeOut(area);
       throw error;
@@ -186,7 +186,7 @@ export class IoPageTable implements AreaHolder {
       if (first !== 0n) this.space.reserve(0n, first - 1n, domain);
       if (last !== U64_MAX) this.space.reserve(last + 1n, U64_MAX, domain);
       this.kernel.checkpoint('iopt_domain');
-      this.fillDomain(domain);
+      this.fill(this.space.areas(), [domain], this.filled.length > 0);
     } catch (error) {
       this.space.unreserve(domain);
       throw error;
@@ -232,45 +232,27 @@ export class IoPageTable implements AreaHolder {
     area.pages.revocable?.delete(area);
   }
 
-  /** Pins new areas and puts them into all domains, or nothing. */
-  private fill(areas: readonly Area[]): void {
-    if (this.filled.length === 0) return;
+  /**
+   * Puts areas into domains, or nothing, pinning them first unless they are in a domain already.
+   * @throws {SysError} the errors of pinning and mapping
+   */
+  private fill(areas: readonly Area[], domains: readonly PagingDomain[], pinned: boolean): void {
     const covered: Area[] = [];
-    const mapped: { domain: PagingDomain; area: Area }[] = [];
+    const mapped: { readonly domain: PagingDomain; readonly area: Area }[] = [];
     try {
       for (const area of areas) {
-        area.pages.cover(area.firstIndex, area.lastIndex);
-        covered.push(area);
-        for (const domain of this.filled) {
+        if (!pinned) {
+          area.pages.cover(area.firstIndex, area.lastIndex);
+          covered.push(area);
+        }
+        for (const domain of domains) {
           mapArea(this.kernel, domain, area, this.runPages);
           mapped.push({ domain, area });
         }
       }
     } catch (error) {
       for (const { domain, area } of mapped) unmapArea(domain, area);
-      for (const domain of this.filled) domain.sync();
-      for (const area of covered) area.pages.uncover(area.firstIndex, area.lastIndex);
-      throw error;
-    }
-  }
-
-  /** Puts every area into a domain that is about to be added, or nothing; pins when it is the first. */
-  private fillDomain(domain: PagingDomain): void {
-    const first = this.filled.length === 0;
-    const covered: Area[] = [];
-    const mapped: Area[] = [];
-    try {
-      this.space.forEachArea((area) => {
-        if (first) {
-          area.pages.cover(area.firstIndex, area.lastIndex);
-          covered.push(area);
-        }
-        mapArea(this.kernel, domain, area, this.runPages);
-        mapped.push(area);
-      });
-    } catch (error) {
-      for (const area of mapped) unmapArea(domain, area);
-      domain.sync();
+      for (const domain of domains) domain.sync();
       for (const area of covered) area.pages.uncover(area.firstIndex, area.lastIndex);
       throw error;
     }

@@ -27,8 +27,7 @@ export class Ioas extends IommufdObject {
 
   override details(): ObjectDetails {
     const { space, iovaAlignment, hugePages } = this.table;
-    const areas: ObjectDetails[] = [];
-    space.forEachArea((area) => areas.push(areaDetails(area)));
+    const areas = space.areas().map(areaDetails);
     const reserved = space.reservedRanges.map(({ start, last }) => ({ start: hex(start), last: hex(last) }));
     const allowed = space.allowedRanges.map(({ start, last }) => ({ start: hex(start), last: hex(last) }));
     return { iovaAlignment, hugePages, areas, reserved, allowed };

@@ -39,6 +39,13 @@ export class IovaSpace {
     this.tree.walk(visit);
   }
 
+  /** Every area, ascending. */
+  areas(): Area[] {
+    const areas: Area[] = [];
+    this.tree.walk((area) => areas.push(area));
+    return areas;
+  }
+
   /** The first area that ends at or after `iova`. */
   areaFrom(iova: bigint): Area | null {
     return this.tree.firstFrom(pageOf(iova), byteOf(iova));

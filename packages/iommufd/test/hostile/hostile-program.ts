@@ -2,7 +2,7 @@
 
 import { ACCESS_READ, ACCESS_WRITE } from '@iommukit/hw';
 import { type Process, SysError } from '@iommukit/iommu-core';
-import { IommufdClient } from '../../src/client.ts';
+import { IommufdClient } from '../../src/clients/iommufd-client.ts';
 import type { IommufdContext } from '../../src/context.ts';
 import { SystemCalls } from '../../src/files/system-calls.ts';
 import { HwptPaging } from '../../src/hwpt.ts';

@@ -231,6 +231,22 @@ describe('pins', () => {
     world.check();
   });
 
+  test('EEXIST for one byte in common with an area, at either end, and nothing for none', () => {
+    const world = new World();
+    world.map(0, base, 0x10n, 0x40010n, RW);
+    const at = (iova: bigint, length: bigint): unknown => {
+      try {
+        return world.map(0, base, length, iova, RW);
+      } catch (error) {
+        return (error as SysError).code;
+      }
+    };
+    expect([at(0x40008n, 9n), at(0x4001fn, 1n), at(0x40010n, 1n), at(0x40000n, 0x100n)]).toEqual(
+      Array(4).fill('EEXIST'),
+    );
+    expect([at(0x40008n, 8n), at(0x40020n, 1n)]).toEqual([0x40008n, 0x40020n]);
+  });
+
   test('a cut behind the first byte of an area does nothing, and one at another misaligned place is EINVAL', () => {
     const world = new World();
     const [table] = world.tables;

@@ -1,6 +1,6 @@
 import { type ErrnoCode, SysError } from '@iommukit/iommu-core';
 import { describe, expect, test } from 'vitest';
-import { IommufdClient } from '../../src/client.ts';
+import { IommufdClient } from '../../src/clients/iommufd-client.ts';
 import { Host, MEMORY, MEMORY_PAGES } from '../support/host.ts';
 import { VtdHost } from '../support/vtd-host.ts';
 

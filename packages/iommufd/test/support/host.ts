@@ -2,7 +2,8 @@
 
 import { Trace } from '@iommukit/hw';
 import { type IommuGroup, type Kernel, type Process, Processes, User } from '@iommukit/iommu-core';
-import { IommufdClient } from '../../src/client.ts';
+import { IommufdClient } from '../../src/clients/iommufd-client.ts';
+import { ViommuClient } from '../../src/clients/viommu-client.ts';
 import type { IommufdContext } from '../../src/context.ts';
 import { bindDevice, type IommufdDevice } from '../../src/device.ts';
 import { DeviceNodes } from '../../src/files/device-nodes.ts';
@@ -13,7 +14,6 @@ import type { IoPageTable } from '../../src/ioas/io-page-table.ts';
 import { Ioas } from '../../src/ioas/ioas.ts';
 import { type IommufdNode, iommufdContextOf, registerIommufd } from '../../src/iommufd-file.ts';
 import type { IommufdEvent } from '../../src/trace.ts';
-import { ViommuClient } from '../../src/viommu-client.ts';
 import {
   FakeAddressSpace,
   FakeDriver,

@@ -10,7 +10,7 @@ import {
   SysError,
 } from '@iommukit/iommu-core';
 import { type Access, createAccess } from '../../src/access.ts';
-import { IommufdClient } from '../../src/client.ts';
+import { IommufdClient } from '../../src/clients/iommufd-client.ts';
 import type { IommufdContext } from '../../src/context.ts';
 import { DeviceNodes } from '../../src/files/device-nodes.ts';
 import { DmaBuf } from '../../src/files/dma-buf.ts';

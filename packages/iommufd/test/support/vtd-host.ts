@@ -6,7 +6,7 @@ import { type Process, Processes } from '@iommukit/iommu-core';
 import { Machine, type MachineOptions } from '../../../iommu-core/test/support/machine.ts';
 // @boundaries-ignore the tests of this layer run on the test machine of the layer below
 import type { TestDevice } from '../../../iommu-core/test/support/test-device.ts';
-import { IommufdClient } from '../../src/client.ts';
+import { IommufdClient } from '../../src/clients/iommufd-client.ts';
 import { bindDevice, type IommufdDevice } from '../../src/device.ts';
 import { DeviceNodes } from '../../src/files/device-nodes.ts';
 import { FdTable } from '../../src/files/fd-table.ts';

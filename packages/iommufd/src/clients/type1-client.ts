@@ -4,14 +4,12 @@
  */
 
 import { toU64, type U64 } from '@iommukit/hw';
-import type { MapAccess } from '../client.ts';
-import type { SystemCalls } from '../files/system-calls.ts';
 import { Ioas } from '../ioas/ioas.ts';
-import type { IommufdCaller } from '../ioctl/command.ts';
-import { iommufdFileOf } from '../iommufd-file.ts';
+import { type Type1Info, type1Info } from '../type1/info.ts';
+import { type1CheckExtension, type1Map, type1SetIommu, type1Unmap } from '../type1/type1.ts';
 import * as uapi from '../uapi/type1.ts';
-import { type Type1Info, type1Info } from './info.ts';
-import { type1CheckExtension, type1Map, type1SetIommu, type1Unmap } from './type1.ts';
+import { ContextClient } from './context-client.ts';
+import type { MapAccess } from './requests.ts';
 
 export type Type1MapRequest = MapAccess & {
   userVa: U64;
@@ -19,18 +17,7 @@ export type Type1MapRequest = MapAccess & {
   iova: U64;
 };
 
-export class Type1Client {
-  readonly system: SystemCalls;
-  readonly fd: number;
-  private readonly caller: IommufdCaller;
-
-  /** `fd` is a descriptor of /dev/iommu. @throws {SysError} EBADF, EBADFD */
-  constructor(system: SystemCalls, fd: number) {
-    this.system = system;
-    this.fd = fd;
-    this.caller = iommufdFileOf(system.file(fd)).on(system.caller);
-  }
-
+export class Type1Client extends ContextClient {
   /** Id of the IOAS that the interface works on. @throws {SysError} ENODEV none is set */
   ioas(): number {
     return this.call('IOMMU_VFIO_IOAS', ({ context }) => context.compatIoas.get('IOMMU_VFIO_IOAS').id);
@@ -83,9 +70,5 @@ export class Type1Client {
       if (failure !== null) throw failure;
       return unmapped;
     });
-  }
-
-  private call<T>(name: string, body: (caller: IommufdCaller) => T): T {
-    return this.caller.context.kernel.call(name, () => body(this.caller));
   }
 }

@@ -5,14 +5,12 @@
 
 import { toU64, type U64 } from '@iommukit/hw';
 import type { UserReply } from '@iommukit/iommu-core';
-import { veventqAlloc } from './event-queue.ts';
-import type { SystemCalls } from './files/system-calls.ts';
-import { hwQueueAlloc } from './hw-queue.ts';
-import type { IommufdCaller } from './ioctl/command.ts';
-import { iommufdFileOf } from './iommufd-file.ts';
-import * as uapi from './uapi/viommu.ts';
-import { vdeviceAlloc } from './vdevice.ts';
-import { viommuAlloc } from './viommu.ts';
+import { veventqAlloc } from '../event-queue.ts';
+import { hwQueueAlloc } from '../hw-queue.ts';
+import * as uapi from '../uapi/viommu.ts';
+import { vdeviceAlloc } from '../vdevice.ts';
+import { viommuAlloc } from '../viommu.ts';
+import { ContextClient } from './context-client.ts';
 
 export type ViommuRequest = {
   deviceId: number;
@@ -41,18 +39,7 @@ export type VeventRecord = {
   readonly data: Uint8Array | null;
 };
 
-export class ViommuClient {
-  readonly system: SystemCalls;
-  readonly fd: number;
-  private readonly caller: IommufdCaller;
-
-  /** `fd` is a descriptor of /dev/iommu. @throws {SysError} EBADF, EBADFD */
-  constructor(system: SystemCalls, fd: number) {
-    this.system = system;
-    this.fd = fd;
-    this.caller = iommufdFileOf(system.file(fd)).on(system.caller);
-  }
-
+export class ViommuClient extends ContextClient {
   /** A virtual IOMMU on a nest parent. @returns its id. @throws {SysError} as `viommuAlloc` */
   viommuAlloc({ deviceId, parentId, type, data }: ViommuRequest): number {
     const reply = data === undefined ? null : replyIn(type, data);
@@ -92,10 +79,6 @@ export class ViommuClient {
       at = end;
     }
     return records;
-  }
-
-  private call<T>(name: string, body: (caller: IommufdCaller) => T): T {
-    return this.caller.context.kernel.call(name, () => body(this.caller));
   }
 }
 

@@ -5,15 +5,14 @@
 
 import { toU64, type U64, U64_MAX } from '@iommukit/hw';
 import type { Fields, InvalidateResult, Struct, StructValues, UserData } from '@iommukit/iommu-core';
-import { arrayMemory } from './dirty-bitmap.ts';
-import { hwptGetDirtyBitmap, hwptSetDirtyTracking } from './dirty-tracking.ts';
-import { openFaultQueue } from './fault-queue.ts';
-import type { SystemCalls } from './files/system-calls.ts';
-import { NO_USER_DATA } from './hwpt.ts';
-import { getHwInfo, type HwInfoResult, hwptAlloc, hwptInvalidate } from './hwpt-commands.ts';
-import { AllowedRanges } from './ioas/allowed-ranges.ts';
-import { ioasChangeProcess } from './ioas/change-process.ts';
-import { Ioas } from './ioas/ioas.ts';
+import { arrayMemory } from '../dirty-bitmap.ts';
+import { hwptGetDirtyBitmap, hwptSetDirtyTracking } from '../dirty-tracking.ts';
+import { openFaultQueue } from '../fault-queue.ts';
+import { NO_USER_DATA } from '../hwpt.ts';
+import { getHwInfo, type HwInfoResult, hwptAlloc, hwptInvalidate } from '../hwpt-commands.ts';
+import { AllowedRanges } from '../ioas/allowed-ranges.ts';
+import { ioasChangeProcess } from '../ioas/change-process.ts';
+import { Ioas } from '../ioas/ioas.ts';
 import {
   type IoasMapOptions,
   ioasAlloc,
@@ -23,132 +22,28 @@ import {
   ioasMapFile,
   ioasMapRegistered,
   ioasUnmap,
-} from './ioas/ioas-commands.ts';
-import type { IovaRange } from './ioas/reserved.ts';
-import type { IommufdCaller } from './ioctl/command.ts';
-import { iommufdFileOf } from './iommufd-file.ts';
-import { hugePagesOption, rlimitModeOption } from './options.ts';
-import * as uapi from './uapi/iommufd.ts';
+} from '../ioas/ioas-commands.ts';
+import type { IovaRange } from '../ioas/reserved.ts';
+import type { IommufdCaller } from '../ioctl/command.ts';
+import { hugePagesOption, rlimitModeOption } from '../options.ts';
+import * as uapi from '../uapi/iommufd.ts';
+import { ContextClient } from './context-client.ts';
+import type {
+  CopyRequest,
+  DirtyRequest,
+  FaultRecord,
+  HwptRequest,
+  InvalidateRequest,
+  MapAccess,
+  MapFileRequest,
+  MapRequest,
+  NestedRequest,
+  PagingRequest,
+  VtdInvalidation,
+  VtdStage1Request,
+} from './requests.ts';
 
-/** What the mapping allows; both by default. */
-export type MapAccess = { readable?: boolean; writable?: boolean };
-
-export type MapRequest = MapAccess & {
-  ioasId: number;
-  userVa: U64;
-  length: U64;
-  /** Where to map; where it fits by default. */
-  iova?: U64;
-};
-
-export type MapFileRequest = MapAccess & {
-  ioasId: number;
-  fd: number;
-  /** Byte offset into the file; 0 by default. */
-  start?: U64;
-  length: U64;
-  /** Where to map; where it fits by default. */
-  iova?: U64;
-};
-
-export type CopyRequest = MapAccess & {
-  srcIoasId: number;
-  srcIova: U64;
-  length: U64;
-  dstIoasId: number;
-  /** Where to map; where it fits by default. */
-  dstIova?: U64;
-};
-
-export type HwptRequest = {
-  deviceId: number;
-  /** The table can be attached together with PASIDs. */
-  pasid?: boolean;
-  /** Fault queue for page requests. */
-  faultId?: number;
-};
-
-export type PagingRequest = HwptRequest & {
-  ioasId: number;
-  nestParent?: boolean;
-  dirtyTracking?: boolean;
-};
-
-export type NestedRequest = HwptRequest & {
-  /** A nest parent or a vIOMMU. */
-  parentId: number;
-  /** IOMMU_HWPT_DATA_ value, with its structure. */
-  type: number;
-  data: Uint8Array;
-};
-
-export type VtdStage1Request = HwptRequest & {
-  parentId: number;
-  /** Guest physical address of the table's root. */
-  pageTable: U64;
-  /** Bits of a stage-1 address: 48 or 57. */
-  addressWidth: number;
-  /** IOMMU_VTD_S1_ bits. */
-  stage1Flags?: number;
-};
-
-export type InvalidateRequest = {
-  /** A nested table or a vIOMMU. */
-  hwptId: number;
-  /** IOMMU_HWPT_INVALIDATE_DATA_ or IOMMU_VIOMMU_INVALIDATE_DATA_ value. */
-  type: number;
-  /** Entries of `entryLength` bytes, one after the other. */
-  entries: Uint8Array;
-  entryLength: number;
-};
-
-export type VtdInvalidation = {
-  /** Page-aligned stage-1 address. */
-  address: U64;
-  /** 4 KiB pages; 2^64 - 1 from address 0 is everything. */
-  pages: U64;
-  /** Only the last level of the table has changed. */
-  leaf?: boolean;
-};
-
-export type DirtyRequest = {
-  hwptId: number;
-  iova: U64;
-  length: U64;
-  /** Bytes that a bit stands for; 4096 by default. */
-  pageSize?: U64;
-  /** Bits are set here, and none is cleared: bit n % 8 of byte n / 8 for page n of the range. */
-  bitmap: Uint8Array;
-  /** The pages stay dirty for the next read. */
-  keep?: boolean;
-};
-
-/** A page request, as read from a fault queue. */
-export type FaultRecord = {
-  readonly deviceId: number;
-  /** Null for a request without PASID. */
-  readonly pasid: number | null;
-  readonly group: number;
-  readonly last: boolean;
-  /** IOMMU_PGFAULT_PERM_ bits. */
-  readonly access: number;
-  readonly address: bigint;
-  /** Names the group in its answer. */
-  readonly cookie: number;
-};
-
-export class IommufdClient {
-  readonly system: SystemCalls;
-  readonly fd: number;
-  private readonly caller: IommufdCaller;
-
-  /** `fd` is a descriptor of /dev/iommu. @throws {SysError} EBADF, EBADFD */
-  constructor(system: SystemCalls, fd: number) {
-    this.system = system;
-    this.fd = fd;
-    this.caller = iommufdFileOf(system.file(fd)).on(system.caller);
-  }
-
+export class IommufdClient extends ContextClient {
   /** @throws {SysError} ENOENT, EBUSY */
   destroy(id: number): void {
     this.call('IOMMU_DESTROY', ({ context }) => context.objects.destroy(id));
@@ -378,10 +273,6 @@ export class IommufdClient {
 
   private option<T>(body: (caller: IommufdCaller) => T): T {
     return this.call('IOMMU_OPTION', body);
-  }
-
-  private call<T>(name: string, body: (caller: IommufdCaller) => T): T {
-    return this.caller.context.kernel.call(name, () => body(this.caller));
   }
 }
 
