@@ -11,7 +11,7 @@ import { type DirtyVisitor, IOMMU_READ, IOMMU_WRITE } from '../domain.ts';
 import { SysError } from '../errno.ts';
 import type { Kernel } from '../kernel.ts';
 import { leafHigh, leafLow } from './leaf-bits.ts';
-import { clearBits, clearEntries, countUsed, fillLeaves, firstWith, firstWithout } from './leaf-run.ts';
+import { clearBits, clearEntries, countUsed, fillFewLeaves, fillLeaves, firstWith, firstWithout } from './leaf-run.ts';
 import { ENTRIES, SPAN, TableTree } from './table-tree.ts';
 
 const LAST_PFN = 2 ** 40 - 1;
@@ -214,7 +214,7 @@ export class PageTableEditor extends TableTree {
     const table = word >>> 10;
     if (word < 0 || (word & (2 * ENTRIES - 1)) > 2 * (ENTRIES - pages)) return false;
     if (countUsed(this.words, word, pages) !== 0) return false;
-    fillLeaves(this.words, word, pages, (frame << 12) | this.low, this.high | physHi, 4096);
+    fillFewLeaves(this.words, word, pages, (frame << 12) | this.low, this.high | physHi, 4096);
     this.used[table] = this.used[table]! + pages;
     this.memory.noteWrite(table);
     return true;

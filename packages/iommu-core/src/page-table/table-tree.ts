@@ -2,9 +2,10 @@
  * The tables of one page table of any format, and its entries one by one: what every editor stands on. Together they are
  * the only code that writes page tables.
  *
- * A page is the format's smallest. Page numbers are exact doubles, counted within the table's width. An entry is named by the index of its low word in
- * the memory's `words` and is in use when that word is not 0, whether hardware finds it present or not; `used` counts
- * them by table. A table without an entry in use may stand only until the operation that left it so has ended.
+ * A page is the format's smallest. Page numbers are exact doubles, counted within the table's width. An entry is named
+ * by the index of its low word in the memory's `words` and is in use when that word is not 0, whether hardware finds it
+ * present or not; `used` counts them by table. A table without an entry in use may stand only until the operation that
+ * left it so has ended.
  */
 
 import type { PageTableFormat, PhysicalMemory } from '@iommukit/hw';

@@ -80,6 +80,11 @@ function useEverything(): void {
     table.map(0, 32, 0, 32, 2 ** 30, prot);
     table.map(0, 33, 0x200000, 33, 2 ** 21, prot);
     table.map(0x201000, 33, 0x1000, 0, 3 * 4096, prot);
+    // Beside what is mapped in the same table: pages, then leaves of 2 MiB and of 1 GiB.
+    table.map(0x204000, 33, 0x4000, 0, 2 ** 22, prot);
+    table.map(0, 34, 0, 34, 2 ** 22, prot);
+    table.map(2 ** 22, 34, 2 ** 22, 34, 2 ** 21, prot);
+    table.map(0x40000000, 32, 0x40000000, 32, 2 ** 30, prot);
   }
   const addresses = [0n, 32n << 32n, 33n << 32n, (33n << 32n) + 0x202000n, (1n << 47n) - 4096n];
   for (let round = 0; round < 400; round++) {
