@@ -33,11 +33,11 @@ export class DirtyBitmap {
   private readonly iovaLo: number;
   private readonly iovaHi: number;
   /**
-   * Bytes of the range, and for each bit. Distances from the start of the range are doubles: what a table can hold ends
-   * at multiples of 2 KiB, so they are exact up to 2^64.
+   * Bytes of the range, and bits for each byte: a power of two, so that products with it are exact. Distances from the
+   * start of the range are doubles: what a table can hold ends at multiples of 2 KiB, so they are exact up to 2^64.
    */
   private readonly length: number;
-  private readonly unit: number;
+  private readonly bitsPerByte: number;
   /** Number of the page that is gathered, from `base`; its bits; and the first and last of its bytes that have any. */
   private page = -1;
   private readonly gathered = new Uint8Array(PAGE_SIZE);
@@ -51,7 +51,7 @@ export class DirtyBitmap {
     this.iovaLo = low32(iova) >>> 0;
     this.iovaHi = high32(iova) >>> 0;
     this.length = Number(last - iova + 1n);
-    this.unit = Number(pageSize & -pageSize);
+    this.bitsPerByte = 1 / Number(pageSize & -pageSize);
   }
 
   /** Sets the bits of the part of a written range that lies within the bitmap's. */
@@ -60,8 +60,8 @@ export class DirtyBitmap {
     const end = Math.min(distance + bytes, this.length);
     const start = Math.max(distance, 0);
     if (start >= end) return;
-    const last = Math.ceil(end / this.unit) - 1 + this.skip;
-    for (let at = Math.floor(start / this.unit) + this.skip; at <= last; ) {
+    const last = Math.ceil(end * this.bitsPerByte) - 1 + this.skip;
+    for (let at = Math.floor(start * this.bitsPerByte) + this.skip; at <= last; ) {
       const page = Math.floor(at / BITS_PER_PAGE);
       const first = at - page * BITS_PER_PAGE;
       const count = Math.min(last - at + 1, BITS_PER_PAGE - first);

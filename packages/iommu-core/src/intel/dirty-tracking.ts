@@ -3,7 +3,6 @@
  * PASID-table entries say so (Intel VT-d specification, revision 4.1, section 3.7.2; SSADE).
  */
 
-import { pageNumber } from '@iommukit/hw';
 import type { DirtyTracking, DirtyVisitor } from '../domain.ts';
 import type { PageTableEditor } from '../page-table/editor.ts';
 
@@ -35,18 +34,8 @@ export class StageTwoDirtyTracking implements DirtyTracking {
   }
 
   read(iovaLo: number, iovaHi: number, bytes: number, keep: boolean, visit: DirtyVisitor): void {
-    if (keep) {
-      this.table.readDirty(iovaLo, iovaHi, bytes, true, visit);
-      return;
-    }
-    let first = -1;
-    let last = -1;
-    this.table.readDirty(iovaLo, iovaHi, bytes, false, (startLo, startHi, length) => {
-      const page = pageNumber(startLo, startHi);
-      if (first < 0) first = page;
-      last = page + length / 4096 - 1;
-      visit(startLo, startHi, length);
-    });
-    if (first >= 0) this.host.noteStale(first, last);
+    const { table } = this;
+    table.readDirty(iovaLo, iovaHi, bytes, keep, visit);
+    if (table.lastChanged >= table.firstChanged) this.host.noteStale(table.firstChanged, table.lastChanged);
   }
 }

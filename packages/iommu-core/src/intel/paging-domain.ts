@@ -131,7 +131,7 @@ export class IntelPagingDomain implements PagingDomain {
 
   unmap(iovaLo: number, iovaHi: number, bytes: number): number {
     const unmapped = this.table.unmap(iovaLo, iovaHi, bytes);
-    if (unmapped > 0) this.noteStale(this.table.firstUnmapped, this.table.lastUnmapped);
+    if (unmapped > 0) this.noteStale(this.table.firstChanged, this.table.lastChanged);
     const { trace } = this.unit;
     if (trace.enabled) {
       trace.emit({ name: 'unmap', domain: this.id, iova: joinU64(iovaLo, iovaHi), size: bytes, unmapped });

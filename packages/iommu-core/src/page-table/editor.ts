@@ -23,11 +23,11 @@ const SHORT = 2 ** 21;
 
 export class PageTableEditor extends TableTree {
   /**
-   * A range of pages that covers the leaves which the last `unmap` took away; they may have stuck out of its range on both
-   * sides. The first is above the last when there were none.
+   * A range of pages that covers the leaves which the last `unmap` took away, or whose dirty bits the last `readDirty`
+   * cleared; they may have stuck out of its range on both sides. The first is above the last when there were none.
    */
-  firstUnmapped: number = Number.POSITIVE_INFINITY;
-  lastUnmapped = -1;
+  firstChanged: number = Number.POSITIVE_INFINITY;
+  lastChanged = -1;
 
   /** Bit n is set when entries of level n can be leaves. */
   private readonly leafLevels: number;
@@ -114,8 +114,7 @@ export class PageTableEditor extends TableTree {
    * where there are holes. Never fails and takes no frame.
    */
   unmap(iovaLo: number, iovaHi: number, bytes: number): number {
-    this.firstUnmapped = Number.POSITIVE_INFINITY;
-    this.lastUnmapped = -1;
+    this.noneChanged();
     const first = this.pageOf(iovaLo, iovaHi);
     if (first < 0 || !(bytes > 0)) return 0;
     const last = Math.min(this.lastOf(first), first + Math.ceil(bytes / this.pageBytes) - 1);
@@ -153,28 +152,36 @@ export class PageTableEditor extends TableTree {
 
   /**
    * Calls `visit` for the dirty leaves that meet the range, ascending and whole; adjoining ones of one table come as one
-   * range. Clears their dirty bits unless `keep`.
+   * range. Clears their dirty bits unless `keep`. `visit` must not throw.
    */
   readDirty(iovaLo: number, iovaHi: number, bytes: number, keep: boolean, visit: DirtyVisitor): void {
-    const { pageBytes } = this;
+    this.noneChanged();
+    const { pageBytes, words } = this;
     const first = this.pageOf(iovaLo, iovaHi);
     if (first < 0 || !(bytes > 0)) return;
     const last = Math.min(this.lastOf(first), first + Math.ceil(bytes / pageBytes) - 1);
-    const { words } = this;
     const { dirty } = this.format;
     this.eachRun(first, last, (start, count, page, span) => {
       const end = start + 2 * count;
-      for (let word = firstWith(words, start, end, dirty); word < end; ) {
+      let word = firstWith(words, start, end, dirty);
+      if (word === end) return;
+      // The leaves of a run are of one table, or one: the high half of their addresses is the same.
+      const at = this.spacePageOf(page);
+      const high = Math.floor(at / this.pagesLow) | 0;
+      const low = (at - (high >>> 0) * this.pagesLow) << this.pageLg2;
+      const leafBytes = span * pageBytes;
+      const from = word;
+      let to = word;
+      while (word < end) {
         const stop = firstWithout(words, word, end, dirty);
-        if (!keep) {
-          clearBits(words, word, stop, dirty);
-          this.memory.noteWrite(start >>> 10);
-        }
-        const at = this.spacePageOf(page + ((word - start) >> 1) * span);
-        const high = Math.floor(at / this.pagesLow) | 0;
-        visit((at - (high >>> 0) * this.pagesLow) << this.pageLg2, high, ((stop - word) >> 1) * span * pageBytes);
+        if (!keep) clearBits(words, word, stop, dirty);
+        visit((low + ((word - start) >> 1) * leafBytes) | 0, high, ((stop - word) >> 1) * leafBytes);
+        to = stop;
         word = firstWith(words, stop, end, dirty);
       }
+      if (keep) return;
+      this.memory.noteWrite(start >>> 10);
+      this.noteChanged(page + ((from - start) >> 1) * span, page + ((to - start) >> 1) * span - 1);
     });
   }
 
@@ -281,7 +288,7 @@ export class PageTableEditor extends TableTree {
       clearEntries(words, start, count);
       used[table] = used[table]! - cleared;
       this.memory.noteWrite(table);
-      this.noteUnmapped(base + from, base + to);
+      this.noteChanged(base + from, base + to);
       return cleared;
     }
     let pages = 0;
@@ -304,15 +311,20 @@ export class PageTableEditor extends TableTree {
     if (leaves > 0) {
       used[table] = used[table]! - leaves;
       pages += leaves * span;
-      this.noteUnmapped(base + firstLeaf * span, base + (lastLeaf + 1) * span - 1);
+      this.noteChanged(base + firstLeaf * span, base + (lastLeaf + 1) * span - 1);
     }
     this.memory.noteWrite(table);
     return pages;
   }
 
-  private noteUnmapped(first: number, last: number): void {
-    if (first < this.firstUnmapped) this.firstUnmapped = first;
-    if (last > this.lastUnmapped) this.lastUnmapped = last;
+  private noteChanged(first: number, last: number): void {
+    if (first < this.firstChanged) this.firstChanged = first;
+    if (last > this.lastChanged) this.lastChanged = last;
+  }
+
+  private noneChanged(): void {
+    this.firstChanged = Number.POSITIVE_INFINITY;
+    this.lastChanged = -1;
   }
 
   /** The page number within the table's width, or -1 for an address that the table has not. */

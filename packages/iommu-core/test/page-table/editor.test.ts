@@ -211,8 +211,8 @@ describe.each(shapes)('PageTableEditor, $name', (shape) => {
           const expected = model.unmap(page, pages);
           expect(table.unmap(page, pages)).toBe(expected.unmapped);
           if (expected.unmapped > 0 && expected.first % LARGE === 0 && expected.unmapped >= LARGE) {
-            expect(table.editor.firstUnmapped).toBeLessThanOrEqual(expected.first);
-            expect(table.editor.lastUnmapped).toBeGreaterThanOrEqual(expected.last);
+            expect(table.editor.firstChanged).toBeLessThanOrEqual(expected.first);
+            expect(table.editor.lastChanged).toBeGreaterThanOrEqual(expected.last);
           }
           table.editor.freeGathered();
         }
@@ -277,7 +277,7 @@ describe.each(shapes)('PageTableEditor, $name', (shape) => {
     const table = new Table(shape);
     table.map(4 * LARGE, 4 * LARGE, 2 * LARGE);
     expect(table.unmap(5 * LARGE - 1, 2)).toBe(2 * LARGE);
-    expect([table.editor.firstUnmapped, table.editor.lastUnmapped]).toEqual([4 * LARGE, 6 * LARGE - 1]);
+    expect([table.editor.firstChanged, table.editor.lastChanged]).toEqual([4 * LARGE, 6 * LARGE - 1]);
     expect(table.leaves()).toEqual([]);
   });
 
@@ -421,6 +421,10 @@ describe.each(shapes.filter(({ format }) => format !== x86_64))('dirty tracking,
             seen.add(page);
           }
         });
+        const { firstChanged, lastChanged } = table.editor;
+        const changed =
+          how || seen.size === 0 ? [Number.POSITIVE_INFINITY, -1] : [Math.min(...seen), Math.max(...seen)];
+        expect([firstChanged, lastChanged]).toEqual(changed);
         return seen;
       };
       const covering = (written: number[]): Set<number> => {

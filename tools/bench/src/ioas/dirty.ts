@@ -30,7 +30,7 @@ export function measureDirty(name: string, hwptId: number, step: number): Sample
     mark(0);
     return bitmap.reduce((sum, byte) => (Math.imul(sum, 31) + byte) | 0, 0);
   };
-  return measureParts([name], PAGES, body)[0]!;
+  return measureParts([name], PAGES, body, { warm: 200, measured: 15 })[0]!;
 }
 
 /** By DMA, each page its own number once more, as its first word. */
