@@ -11,7 +11,16 @@ import { type DirtyVisitor, IOMMU_READ, IOMMU_WRITE } from '../domain.ts';
 import { SysError } from '../errno.ts';
 import type { Kernel } from '../kernel.ts';
 import { leafHigh, leafLow } from './leaf-bits.ts';
-import { clearBits, clearEntries, countUsed, fillFewLeaves, fillLeaves, firstWith, firstWithout } from './leaf-run.ts';
+import {
+  clearBits,
+  clearEntries,
+  countUsed,
+  endOfLeaves,
+  fillFewLeaves,
+  fillLeaves,
+  firstWith,
+  firstWithout,
+} from './leaf-run.ts';
 import { ENTRIES, SPAN, TableTree } from './table-tree.ts';
 
 const LAST_PFN = 2 ** 40 - 1;
@@ -291,27 +300,22 @@ export class PageTableEditor extends TableTree {
       this.noteChanged(base + from, base + to);
       return cleared;
     }
+    const end = start + 2 * (to - from + 1);
     let pages = 0;
-    let leaves = 0;
-    let firstLeaf = to;
-    let lastLeaf = from;
-    for (let index = from, word = start; index <= to; index++, word += 2) {
+    for (let word = start; word < end; ) {
       const entry = words[word]!;
-      if (entry === 0) continue;
-      if ((entry & this.leafMask) === this.large) {
-        words[word] = 0;
-        words[word + 1] = 0;
-        if (leaves++ === 0) firstLeaf = index;
-        lastLeaf = index;
-      } else {
-        pages += this.remove(entry >>> 12, level - 1, base + index * span, first, last);
+      const at = base + ((word >> 1) & (ENTRIES - 1)) * span;
+      const leaves = (endOfLeaves(words, word, end, this.leafMask, this.large) - word) >> 1;
+      if (leaves > 0) {
+        clearEntries(words, word, leaves);
+        used[table] = used[table]! - leaves;
+        pages += leaves * span;
+        this.noteChanged(at, at + leaves * span - 1);
+      } else if (entry !== 0) {
+        pages += this.remove(entry >>> 12, level - 1, at, first, last);
         if (used[entry >>> 12] === 0) this.unlink(word);
       }
-    }
-    if (leaves > 0) {
-      used[table] = used[table]! - leaves;
-      pages += leaves * span;
-      this.noteChanged(base + firstLeaf * span, base + (lastLeaf + 1) * span - 1);
+      word += 2 * Math.max(leaves, 1);
     }
     this.memory.noteWrite(table);
     return pages;

@@ -69,6 +69,13 @@ export function clearEntries(words: Int32Array, at: number, count: number): void
   } else words.fill(0, at, at + (count << 1));
 }
 
+/** Where the leaves that begin at `at` end: at an entry that is unused or a table's, or at `end`. */
+export function endOfLeaves(words: Int32Array, at: number, end: number, leafMask: number, large: number): number {
+  let word = at;
+  while (word < end && words[word] !== 0 && (words[word]! & leafMask) === large) word += 2;
+  return word;
+}
+
 /** The first of the entries from `at` to before `end` that has one of `bits`; `end` when none has. */
 export function firstWith(words: Int32Array, at: number, end: number, bits: number): number {
   let word = at;
