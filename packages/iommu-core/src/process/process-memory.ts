@@ -12,10 +12,8 @@ import {
   ACCESS_WRITE,
   type AccessWidth,
   hex,
-  high32,
   low32,
   PAGE_SIZE,
-  pageNumber,
   type U64,
 } from '@iommukit/hw';
 import { SysError } from '../errno.ts';
@@ -27,9 +25,8 @@ import { MemoryFile } from './memory-file.ts';
 import type { PageCounts } from './page-counts.ts';
 import { BLOCK_PAGES, ProcessPages } from './process-pages.ts';
 import { type Backing, type BackingMapper, type Region, RegionList } from './region.ts';
+import { addressOf, alignedPage, checkPlace, FIRST_PAGE, pageOf, pagesOf, rangeOf } from './user-range.ts';
 
-/** Lowest page that can be mapped (Linux: mmap_min_addr). */
-const FIRST_PAGE = 16;
 /** Where the search for a free place starts, downwards. */
 const MMAP_TOP = 0x7f0000000;
 const PROTECTION = ACCESS_READ | ACCESS_WRITE | ACCESS_EXECUTE;
@@ -367,38 +364,4 @@ export class ProcessMemory implements AddressSpace, BackingMapper {
   private notify(start: number, end: number): void {
     for (const notifier of [...this.notifiers]) notifier.invalidate?.(addressOf(start), addressOf(end) - 1n);
   }
-}
-
-function addressOf(vpn: number): bigint {
-  return BigInt(vpn) << 12n;
-}
-
-function pageOf(va: U64): number {
-  return pageNumber(low32(va), high32(va));
-}
-
-function alignedPage(call: string, address: U64): number {
-  if ((low32(address) & 0xfff) !== 0) throw new SysError('EINVAL', call, `${hex(address)} is not page-aligned`);
-  return pageOf(address);
-}
-
-/** Pages that `length` bytes touch. */
-function pagesOf(call: string, length: U64): number {
-  const pages = pageOf(length) + ((low32(length) & 0xfff) === 0 ? 0 : 1);
-  if (pages === 0) throw new SysError('EINVAL', call, 'length 0');
-  return pages;
-}
-
-/** A range of user pages, [start, end). */
-function rangeOf(call: string, address: U64, length: U64): [start: number, end: number] {
-  const start = alignedPage(call, address);
-  const end = start + pagesOf(call, length);
-  if (end > USER_PAGES) throw new SysError('EINVAL', call, `${hex(address)}+${hex(length)} is not a user range`);
-  return [start, end];
-}
-
-function checkPlace(call: string, start: number, end: number): void {
-  if (start < FIRST_PAGE)
-    throw new SysError('EPERM', call, `page ${hex(start)} is below the lowest that can be mapped`);
-  if (end > USER_PAGES) throw new SysError('ENOMEM', call, `page ${hex(end - 1)} is not a user page`);
 }
