@@ -3,6 +3,7 @@
 import { hex, type Trace } from '@iommukit/hw';
 import type { SysError } from '@iommukit/iommu-core';
 import type { Model } from './machine.ts';
+import { requestName } from './request-names.ts';
 import type { Call } from './server/call.ts';
 
 /** Writes a line for every event of the model from now on. */
@@ -15,15 +16,15 @@ export function traceModel({ host, iommufdTrace }: Model, write: (line: string) 
 /** A call of a process, as strace(1) would show it, with the reason when it was refused. */
 export function formatCall(pid: number, call: Call, file: string, result: number, refusal: SysError | null): string {
   const end = refusal === null ? `${result}` : `-1 ${refusal.message}`;
-  return `${''.padStart(12)} call     [${pid}] ${call.kind}(${[file, ...argumentsOf(call)].join(', ')}) = ${end}`;
+  return `${''.padStart(12)} call     [${pid}] ${call.kind}(${[file, ...argumentsOf(call, file)].join(', ')}) = ${end}`;
 }
 
-function argumentsOf(call: Call): string[] {
+function argumentsOf(call: Call, file: string): string[] {
   switch (call.kind) {
     case 'open':
       return [];
     case 'ioctl':
-      return [hex(call.request), hex(call.argument)];
+      return [requestName(file, call.request), hex(call.argument)];
     case 'read':
     case 'write':
       return [hex(call.buffer), hex(call.bytes), ...(call.position === null ? [] : [hex(call.position)])];
