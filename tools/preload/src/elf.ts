@@ -1,7 +1,7 @@
 /** Whether a program can be reached by LD_PRELOAD, from its ELF headers (elf(5)). */
 
-import { accessSync, closeSync, constants, openSync, readFileSync, readSync, statSync } from 'node:fs';
-import { delimiter, join, resolve } from 'node:path';
+import { accessSync, closeSync, constants, openSync, readFileSync, readSync, realpathSync, statSync } from 'node:fs';
+import { basename, delimiter, join, resolve } from 'node:path';
 import { UsageError } from './usage-error.ts';
 
 const PT_INTERP = 3;
@@ -46,6 +46,7 @@ export function checkProgram(path: string, scripts = 0): void {
   if ((statSync(path).mode & 0o6000) !== 0 && process.getuid?.() !== 0) {
     throw new UsageError(`${path} is set-user-ID or set-group-ID: the system preloads nothing into it`);
   }
+  if (isLinker(path)) return;
   const interpreter = interpreterOf(path, head);
   if (interpreter === null) throw new UsageError(`${path} is statically linked: ${noWay}`);
   if (interpreter.includes('ld-musl')) {
@@ -69,6 +70,11 @@ function readHead(path: string): Buffer {
   readSync(fd, head, 0, head.length, 0);
   closeSync(fd);
   return head;
+}
+
+/** The C library's dynamic linker, which runs the program that its arguments name with what is preloaded (ld.so(8)). */
+function isLinker(path: string): boolean {
+  return /^ld(-linux.*|-[\d.]+)\.so/.test(basename(realpathSync(path)));
 }
 
 /** The dynamic linker that the program names, or null. */

@@ -43,6 +43,15 @@ describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
     expect(readdirSync(folder).filter((name) => name.startsWith('iommukit-'))).toEqual([]);
   });
 
+  test('a program is run by a dynamic linker that is named', async () => {
+    const linker = { x64: '/lib64/ld-linux-x86-64.so.2', arm64: '/lib/ld-linux-aarch64.so.1' }[
+      process.arch as 'x64' | 'arm64'
+    ];
+    const { code, output } = await run(['--machine', 'machines/test-device.json', '--', linker, join(folder, 'dma')]);
+    expect(output).toContain('written by the device at device 1\n');
+    expect(code).toBe(0);
+  });
+
   test('arguments, exit codes and signals are the program’s', async () => {
     const child = start(['sh', '-c', 'trap "echo caught; exit 3" TERM; echo ready; while :; do sleep 0.1; done']);
     const end = outcome(child);
