@@ -43,6 +43,9 @@ export class FileTree {
       const device = host.core.deviceOf(pci);
       this.addFunction(pci, vfio);
       if (device !== null) this.addToGroup(device);
+      host.bus.devices
+        .filter(({ physicalFunction }) => physicalFunction === pci)
+        .forEach((virtual, index) => this.addVirtualFunction(pci, virtual, index));
     }
     if (!failpoints) return;
     for (const [name, files] of Object.entries(FAULT_ATTRIBUTES)) {
@@ -83,6 +86,11 @@ export class FileTree {
     this.link(`${cdev}/device`, folder);
     this.link(`${cdev}/subsystem`, '/sys/class/vfio-dev');
     this.link(`/sys/class/vfio-dev/${name}`, cdev);
+  }
+
+  private addVirtualFunction(pf: PciDevice, vf: PciDevice, index: number): void {
+    this.link(`${DEVICES}/${pf.name}/virtfn${index}`, `${DEVICES}/${vf.name}`);
+    this.link(`${DEVICES}/${vf.name}/physfn`, `${DEVICES}/${pf.name}`);
   }
 
   private addToGroup(device: Device): void {
