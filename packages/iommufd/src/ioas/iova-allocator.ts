@@ -44,9 +44,10 @@ export function allocateIova(
     pageOffset: byteOf(address),
   };
   for (const range of allowed.length === 0 ? EVERYWHERE : allowed) {
-    const from = range.start < FIRST ? FIRST : range.start;
     const to = range.last > LAST ? LAST : range.last;
-    if (from > to) continue;
+    // The search begins at the first address that would do, whatever gaps lie before it.
+    const from = alignUp(range.start < FIRST ? FIRST : range.start, BigInt(alignment)) | BigInt(request.pageOffset);
+    if (from >= to || to - from < length - 1n) continue;
     for (const { start, last } of reserved.holes(from, to)) {
       if (areas.findGap(pageOf(start), byteOf(start), pageOf(last), byteOf(last), request)) {
         return addressAt(areas.foundPage, areas.foundByte);
@@ -54,6 +55,10 @@ export function allocateIova(
     }
   }
   throw new SysError('ENOSPC', call, `no place for ${hex(length)} bytes aligned to ${hex(alignment)}`);
+}
+
+function alignUp(address: bigint, alignment: bigint): bigint {
+  return (address + alignment - 1n) & -alignment;
 }
 
 /** The smallest power of two not below `length`, but no more than a large page and than what `address` has. */

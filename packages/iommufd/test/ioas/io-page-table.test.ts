@@ -415,6 +415,17 @@ describe('addresses', () => {
     expect(auto(world, base, 0x1000n)).toBe(0x1000n);
   });
 
+  test('are looked for from the first place that has the offset in the page of the memory', () => {
+    const world = new World();
+    const { space } = world.tables[0]!;
+    // Both leave a gap at 0x1430, where 0x1c30 would do as well: its bits hold the offset 0x800.
+    world.map(0, base, 0x200n, 0x1230n, RW);
+    expect(auto(world, base + 0x800n, 0x10n)).toBe(0x1800n);
+    space.allow([{ start: 0x8000n, last: 0x8fffn }]);
+    world.map(0, base, 0x200n, 0x8230n, RW);
+    expect(auto(world, base + 0x800n, 0x10n)).toBe(0x8800n);
+  });
+
   test('reach the top of the address space when they are given, not when they are chosen', () => {
     const world = new World();
     const top = 2n ** 64n;

@@ -161,17 +161,17 @@ export class IoasModel {
     const busy = [...this.areas.map(toRange), ...this.reserved];
     const offset = address % PAGE;
     const spans = this.allowed.length > 0 ? this.allowed : [{ start: 0n, last: TOP - 1n }];
+    const place = (start: bigint): bigint => (((start + alignment - 1n) / alignment) * alignment) | offset;
     for (const span of spans) {
-      const from = PAGE + span.start - least(span.start, PAGE);
+      // Linux looks at what follows the first place that the span has, whatever lies before it.
+      const from = place(PAGE + span.start - least(span.start, PAGE));
       const to = least(span.last, TOP - 1n - PAGE);
       const starts = [from, ...busy.map(({ last }) => last + 1n).filter((start) => start > from)];
-      const fitting = starts
-        .map((start) => (((start + alignment - 1n) / alignment) * alignment) | offset)
-        .filter((start) => {
-          // Linux passes over a place of which only the last byte is left.
-          const last = start + (length > 1n ? length : 2n) - 1n;
-          return last <= to && !busy.some((range) => meets(range, { start, last }));
-        });
+      const fitting = starts.map(place).filter((start) => {
+        // Linux passes over a place of which only the last byte is left.
+        const last = start + (length > 1n ? length : 2n) - 1n;
+        return last <= to && !busy.some((range) => meets(range, { start, last }));
+      });
       if (fitting.length > 0) return fitting.reduce(least);
     }
     throw new Refusal('ENOSPC');
