@@ -92,8 +92,9 @@ export type NestedDomain = DomainBase & {
   readonly kind: 'nested';
   readonly parent: PagingDomain;
   /**
-   * Carries out user invalidation entries in order, `entryLength` bytes each, of the driver's data type. Null where
-   * invalidations go through the vIOMMU alone.
+   * Carries out user invalidation entries in order, `entryLength` bytes each, of the driver's data type. With 0 bytes each
+   * there are none, and the type is probed; else there are none when the first cannot be read, and type and length are
+   * looked at before that is reported. Null where invalidations go through the vIOMMU alone.
    * @returns entries carried out; when fewer than given, `failure` says why
    */
   readonly invalidate:

@@ -98,7 +98,8 @@ function carryOut(target: IommufdObject, entries: UserArray): InvalidateResult {
   let handled = 0;
   do {
     const { bytes, count, fault } = fetchEntries(entries, handled);
-    const result = domain.invalidate(entries.type, bytes, entries.entryLength, count);
+    const entryLength = entries.count === 0 ? 0 : entries.entryLength;
+    const result = domain.invalidate(entries.type, bytes, entryLength, count);
     handled += result.handled;
     const failure = result.failure ?? fault;
     if (failure !== null) return { handled, failure };

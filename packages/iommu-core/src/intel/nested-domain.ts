@@ -105,7 +105,7 @@ export class IntelNestedDomain implements NestedDomain {
       if (dataType !== HWPT_INVALIDATE_DATA_VTD_S1) {
         throw new SysError('EINVAL', 'IOMMU_HWPT_INVALIDATE', `data type ${dataType}`);
       }
-      if (count > 0 && entryLength !== vtdS1Invalidate.size) {
+      if (entryLength !== 0 && entryLength !== vtdS1Invalidate.size) {
         throw new SysError('EINVAL', 'IOMMU_HWPT_INVALIDATE', `entries of ${entryLength} bytes`);
       }
       for (; handled < count; handled++) {

@@ -64,19 +64,14 @@ function iovaRanges({ context, process }: IommufdCaller, cmd: StructOf<typeof ua
   return { failure: new SysError('EMSGSIZE', 'IOMMU_IOAS_IOVA_RANGES', `${ranges.length} ranges, room for ${room}`) };
 }
 
-/** Ranges fetched from the caller at a time. */
-const RANGES_BATCH = 256;
-
-/** Maps at fixed addresses are not restricted. */
+/** Maps at fixed addresses are not restricted. A bad range is refused before those behind it are read. */
 function allowIovas({ context, process }: IommufdCaller, cmd: StructOf<typeof uapi.iommuIoasAllowIovas>): Outcome {
   checkReserved('IOMMU_IOAS_ALLOW_IOVAS', cmd.reserved);
   const { table } = context.objects.get(cmd.ioasId, Ioas);
   const { size, read } = uapi.iommuIovaRange;
   const ranges = new AllowedRanges(context.kernel);
-  for (let first = 0; first < cmd.numIovas; first += RANGES_BATCH) {
-    const count = Math.min(RANGES_BATCH, cmd.numIovas - first);
-    const bytes = copyFromUser(process.addressSpace, wrap(cmd.allowedIovas + BigInt(first * size)), count * size);
-    for (let index = 0; index < count; index++) ranges.add(read(bytes, index * size));
+  for (let index = 0; index < cmd.numIovas; index++) {
+    ranges.add(read(copyFromUser(process.addressSpace, wrap(cmd.allowedIovas + BigInt(index * size)), size)));
   }
   table.space.allow(ranges.joined());
   return { answers: false };

@@ -47,7 +47,7 @@ export class MockNestedDomain implements NestedDomain {
     this.iotlb = new Uint32Array(MOCK_NESTED_DOMAIN_IOTLB_NUM).fill(iotlb);
   }
 
-  /** The type comes first; then each entry is looked at when those before it are carried out. */
+  /** Type and length come first; then each entry is looked at when those before it are carried out. */
   readonly invalidate = (
     dataType: number,
     entries: Uint8Array,
@@ -57,7 +57,10 @@ export class MockNestedDomain implements NestedDomain {
     let handled = 0;
     try {
       if (dataType !== IOMMU_HWPT_INVALIDATE_DATA_SELFTEST) throw refusal('EINVAL', `data type ${dataType}`);
-      for (; handled < count; handled++) this.invalidateOne(entries, handled * entryLength, entryLength);
+      if (entryLength !== 0 && entryLength !== iommuHwptInvalidateSelftest.size) {
+        throw refusal('EINVAL', `entries of ${entryLength} bytes`);
+      }
+      for (; handled < count; handled++) this.invalidateOne(entries, handled * entryLength);
       return { handled, failure: null };
     } catch (error) {
       if (!(error instanceof SysError)) throw error;
@@ -67,11 +70,9 @@ export class MockNestedDomain implements NestedDomain {
 
   free(): void {}
 
-  private invalidateOne(entries: Uint8Array, at: number, length: number): void {
+  private invalidateOne(entries: Uint8Array, at: number): void {
     const { iotlb } = this;
-    const layout = iommuHwptInvalidateSelftest;
-    if (length !== layout.size) throw refusal('EINVAL', `entries of ${length} bytes`);
-    const { flags, iotlbId } = layout.read(entries, at);
+    const { flags, iotlbId } = iommuHwptInvalidateSelftest.read(entries, at);
     if ((flags & ~IOMMU_TEST_INVALIDATE_FLAG_ALL) !== 0) throw refusal('EOPNOTSUPP', `flags ${flags}`);
     if (iotlbId >= iotlb.length) throw refusal('EINVAL', `word ${iotlbId} of the IOTLB`);
     if ((flags & IOMMU_TEST_INVALIDATE_FLAG_ALL) !== 0) iotlb.fill(0);

@@ -77,6 +77,10 @@ describe('IOMMU_IOAS_ALLOW_IOVAS', () => {
     const { host, allow } = setUp();
     host.space.write(BUFFER, new Uint8Array(BigUint64Array.of(5n, 5n).buffer));
     expect(allow([], { numIovas: 0xffff_ffff })).toBe(EINVAL);
+    const end = BUFFER + 0x8000n;
+    host.space.write(end - 16n, new Uint8Array(BigUint64Array.of(5n, 5n).buffer));
+    expect(allow([], { numIovas: 2, allowedIovas: end - 16n })).toBe(EINVAL);
+    expect(allow([], { numIovas: 2, allowedIovas: end })).toBe(EFAULT);
   });
 
   test('EADDRINUSE for a range that meets a reserved one, after all have been read', () => {

@@ -233,6 +233,12 @@ describe('IOMMU_HWPT_INVALIDATE', () => {
   test('EINVAL for a bad entry, and its errno whatever it is, with the entries before it handled', () => {
     const { host, ask } = withAsk();
     expect(ask({ entryLen: 25 })).toEqual([EINVAL, 0]);
+    // Type and length come before the first entry is read, for which there may be no memory.
+    for (const bad of [{ entryLen: 25 }, { dataType: 1 }]) {
+      expect(ask({ ...bad, dataUptr: NOWHERE })).toEqual([EINVAL, 0]);
+    }
+    expect(ask({ dataUptr: NOWHERE })).toEqual([EFAULT, 0]);
+    expect(ask({ entryNum: 0, entryLen: 25 })).toEqual([0, 0]);
     host.space.write(BUFFER + 48n, Uint8Array.of(0xff));
     expect(ask({})).toEqual([EINVAL, 2]);
     const nested = host.driver.live[1]! as unknown as { invalidate: (...args: number[]) => object };

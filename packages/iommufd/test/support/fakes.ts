@@ -322,15 +322,16 @@ export class FakeNestedDomain implements NestedDomain {
     this.invalidate = viommu === null ? this.carryOut.bind(this) : null;
   }
 
-  /** Type 0, or of a PASID table 2; 24-byte entries; an entry that starts with 0xff is bad. */
+  /** Type 0, or of a PASID table 2; 24-byte entries, or 0 for a probe; an entry that starts with 0xff is bad. */
   private carryOut(dataType: number, entries: Uint8Array, entryLength: number, count: number): InvalidateResult {
     const refuse = (handled: number): InvalidateResult => {
       return { handled, failure: new SysError('EINVAL', 'fake', 'bad invalidation') };
     };
     if (dataType !== (this.scopes.includes('all-pasids') ? 2 : 0)) return refuse(0);
+    if (entryLength !== 0 && entryLength !== 24) return refuse(0);
     for (let index = 0; index < count; index++) {
       const entry = entries.subarray(index * entryLength, (index + 1) * entryLength);
-      if (entryLength !== 24 || entry[0] === 0xff) return refuse(index);
+      if (entry[0] === 0xff) return refuse(index);
       this.invalidated.push(Buffer.from(entry).toString('hex'));
     }
     return { handled: count, failure: null };
