@@ -25,8 +25,8 @@ export type PagingDomainOptions = {
   refresh: (domain: IntelPagingDomain | IntelNestedDomain) => void;
 };
 
-/** Widest address of a first-stage table of four levels that is canonical without sign extension. */
-const STAGE1_BITS = 47;
+/** Address bits that four levels of the first stage translate; the highest is a sign, and the aperture the positive half. */
+const STAGE1_BITS = 48;
 
 export class IntelPagingDomain implements PagingDomain {
   readonly kind: 'unmanaged' | 'dma';
@@ -63,7 +63,10 @@ export class IntelPagingDomain implements PagingDomain {
     const { capabilities } = unit;
     this.pageSizesLg2 = this.firstStage ? capabilities.stage1PageSizesLg2 : capabilities.stage2PageSizesLg2;
     const levels = this.firstStage ? 4 : unit.stage2Levels;
-    const bits = this.firstStage ? STAGE1_BITS : Math.min(12 + 9 * levels, capabilities.guestAddressBits);
+    const { guestAddressBits } = capabilities;
+    const bits = this.firstStage
+      ? Math.min(STAGE1_BITS, guestAddressBits) - 1
+      : Math.min(12 + 9 * levels, guestAddressBits);
     this.pages = 2 ** (bits - 12);
     this.aperture = { first: 0n, last: (1n << BigInt(bits)) - 1n };
     this.domainId = unit.domainIds.allocate();

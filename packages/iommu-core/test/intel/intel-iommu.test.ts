@@ -116,6 +116,23 @@ describe('domains', () => {
     expect(device.read(last)).toBe(8);
   });
 
+  test.each([
+    [57, [3, 4, 5], 47, 48],
+    [48, [3, 4], 47, 48],
+    [39, [3], 38, 39],
+  ] as const)(
+    'on a unit of %i bits end where the unit does, the first stage where addresses become negative',
+    (...row) => {
+      const [guestAddressWidth, secondStageLevels, first, second] = row;
+      const device = new Machine({ features: { guestAddressWidth, secondStageLevels } }).add();
+      expect(pagingDomain(device).aperture).toEqual({ first: 0n, last: (1n << BigInt(first)) - 1n });
+      expect(pagingDomain(device, ALLOC_NEST_PARENT).aperture).toEqual({
+        first: 0n,
+        last: (1n << BigInt(second)) - 1n,
+      });
+    },
+  );
+
   test('the identity domain passes addresses as they are', () => {
     const machine = new Machine({ defaultDomain: 'identity' });
     const device = machine.add();
