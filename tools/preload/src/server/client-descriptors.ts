@@ -23,6 +23,9 @@ export type DescriptorWorld = {
   readonly served: ServedFiles;
 };
 
+/** include/uapi/asm-generic/fcntl.h. */
+const O_PATH = 0o10000000;
+
 type Wants = Pick<Answer, 'offerWanted' | 'holdWanted'>;
 
 export class ClientDescriptors implements Descriptors {
@@ -80,6 +83,11 @@ export class ClientDescriptors implements Descriptors {
     this.world.served.uninstall(this.offer.key)?.release();
   }
 
+  /** Whether the descriptor only names a file, which no call takes for an open one (Linux: FMODE_PATH). */
+  private namesOnly(fd: number): boolean {
+    return (Number.parseInt(field(this.proc.text(`fdinfo/${fd}`), 'flags:') ?? '', 8) & O_PATH) !== 0;
+  }
+
   private eventfd(fd: number): EventFd {
     const id = field(this.proc.text(`fdinfo/${fd}`), 'eventfd-id:');
     if (id === null) throw new SysError('EBADF', 'fd', `descriptor ${fd} has no eventfd-id`);
@@ -95,6 +103,7 @@ export class ClientDescriptors implements Descriptors {
   }
 
   private other(fd: number, name: string): File {
+    if (this.namesOnly(fd)) throw new SysError('EBADF', 'fd', `descriptor ${fd} is a path`);
     const { kernel, frames, files } = this.world;
     const pages = new ProgramFile(kernel, frames, files, () => this.proc.open(`fd/${fd}`));
     return { name, pages, release: () => {} };

@@ -77,6 +77,7 @@ int main(void)
 	int null = open("/dev/null", O_RDWR);
 	FAILS(EINVAL, map_file(null, 0, 4096, 0x5000000));
 	FAILS(EBADF, map_file(99, 0, 4096, 0x5000000));
+	FAILS(EBADF, map_file(open("/dev/shm", O_PATH), 0, 4096, 0x5000000));
 
 	/* What is not there, or not to be written, is not pinned, and a refused call pins nothing of it. */
 	char *holed = shared(4 * 4096);
