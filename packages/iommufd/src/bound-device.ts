@@ -40,6 +40,11 @@ export abstract class BoundDevice extends IommufdObject {
   protected abstract attachedTo(pasid: number): Hwpt | null;
   /** Takes one use of the table. */
   protected abstract attachTo(hwpt: Hwpt, pasid: number): void;
+  /**
+   * Refuses what no table that is made for an attachment to `ioas` could be attached for, before it is made and filled:
+   * Linux fills such a table when it is attached. @throws {SysError} as `attachTo`
+   */
+  protected checkAttachFresh(_ioas: Ioas, _pasid: number): void {}
   /** Gives what was attached, with one use of it left; null when it is `hwpt`. */
   protected abstract replaceBy(hwpt: Hwpt, pasid: number): Hwpt | null;
   /** Gives what was attached, with its use left; null when nothing was. Never fails. */
@@ -71,10 +76,11 @@ export abstract class BoundDevice extends IommufdObject {
    * or none for such a table; EFAULT, ENOMEM from filling; and the driver's errors
    */
   attach(ptId: number, pasid: number = NO_PASID): number {
-    return this.change(ptId, (hwpt) => {
+    const attach = (hwpt: Hwpt): null => {
       this.attachTo(hwpt, pasid);
       return null;
-    });
+    };
+    return this.change(ptId, attach, (ioas) => this.checkAttachFresh(ioas, pasid));
   }
 
   /**
@@ -117,18 +123,19 @@ export abstract class BoundDevice extends IommufdObject {
     if (trace.enabled) trace.emit({ name, context, device: this.id, rid: this.device.rid });
   }
 
-  private change(ptId: number, move: (hwpt: Hwpt) => Hwpt | null): number {
+  /** `check` comes before a table is made. */
+  private change(ptId: number, move: (hwpt: Hwpt) => Hwpt | null, check: (ioas: Ioas) => void = () => {}): number {
     const table = this.context.objects.get(ptId, IommufdObject);
     if (table instanceof HwptPaging || table instanceof HwptNested) {
       this.put(move(table));
       return table.id;
     }
-    if (table instanceof Ioas) return this.changeToIoas(table, move);
+    if (table instanceof Ioas) return this.changeToIoas(table, move, check);
     throw new SysError('EINVAL', 'iommufd_device_attach', `a ${table.type} is no page table`);
   }
 
   /** Tries the tables that were made for this purpose, in order; makes one when none fits. */
-  private changeToIoas(ioas: Ioas, move: (hwpt: Hwpt) => Hwpt | null): number {
+  private changeToIoas(ioas: Ioas, move: (hwpt: Hwpt) => Hwpt | null, check: (ioas: Ioas) => void): number {
     for (const hwpt of ioas.hwpts) {
       if (!hwpt.auto) continue;
       try {
@@ -138,6 +145,7 @@ export abstract class BoundDevice extends IommufdObject {
         if (!(error instanceof SysError) || error.code !== 'EINVAL') throw error;
       }
     }
+    check(ioas);
     const fresh = allocPaging(this.context, ioas, this.device, 0, NO_USER_DATA, true);
     try {
       this.put(move(fresh));

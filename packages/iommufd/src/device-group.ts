@@ -12,6 +12,7 @@ import {
   detachGroup,
   type FaultGroup,
   type IommuGroup,
+  type ReservedRegion,
   type RidScope,
   replaceDevicePasid,
   replaceGroup,
@@ -24,6 +25,7 @@ import type { IommufdContext } from './context.ts';
 import type { IommufdDevice } from './device.ts';
 import type { FaultSource } from './fault-queue.ts';
 import type { Hwpt, HwptPaging } from './hwpt.ts';
+import type { Ioas } from './ioas/ioas.ts';
 import type { IommufdEvent } from './trace.ts';
 
 type Route = { hwpt: Hwpt; handle: FaultSource };
@@ -64,14 +66,8 @@ export class DeviceGroup {
    */
   attach(device: IommufdDevice, pasid: number, hwpt: Hwpt): void {
     const call = 'iommufd_device_attach';
-    const present = this.attachments.get(pasid);
-    if (present?.devices.has(device) === true) {
-      throw new SysError('EBUSY', call, `device ${device.id} is attached to ${present.hwpt.id}`);
-    }
+    const present = this.checkPlace(call, device, pasid, hwpt);
     this.context.kernel.checkpoint('iommufd_attach_device');
-    if (present !== undefined && present.hwpt !== hwpt) {
-      throw new SysError('EINVAL', call, `its group is attached to ${present.hwpt.id}, not ${hwpt.id}`);
-    }
     const reserves = pasid === NO_PASID;
     if (reserves) reserveRegions(hwpt.paging, device);
     try {
@@ -88,6 +84,19 @@ export class DeviceGroup {
     hwpt.users++;
     device.users++;
     this.emit('device_attach', device, pasid, hwpt);
+  }
+
+  /**
+   * Refuses what a table that is yet to be made for `ioas`, without PASIDs, would be refused for.
+   * @throws {SysError} EBUSY, EINVAL, EADDRINUSE as `attach`
+   */
+  checkAttachFresh(device: IommufdDevice, pasid: number, ioas: Ioas): void {
+    const call = 'iommufd_device_attach';
+    this.checkPlace(call, device, pasid, null);
+    if (pasid === NO_PASID) {
+      for (const { first, last } of enforcedRegions(device)) ioas.table.space.checkReserve(first, last);
+    }
+    this.checkPasids(call, pasid, null);
   }
 
   /**
@@ -197,17 +206,30 @@ export class DeviceGroup {
     };
   }
 
-  /** Where PASIDs are attached, the requests without PASID must go to a table made for PASIDs, and so must each. */
-  private checkPasids(call: string, pasid: number, hwpt: Hwpt): void {
+  /** What the device would join at `pasid`. `hwpt` is null when it is yet to be made. @throws {SysError} EBUSY, EINVAL */
+  private checkPlace(call: string, device: IommufdDevice, pasid: number, hwpt: Hwpt | null): Attachment | undefined {
+    const present = this.attachments.get(pasid);
+    if (present?.devices.has(device) === true) {
+      throw new SysError('EBUSY', call, `device ${device.id} is attached to ${present.hwpt.id}`);
+    }
+    if (present === undefined || present.hwpt === hwpt) return present;
+    throw new SysError('EINVAL', call, `its group is attached to ${present.hwpt.id}, not to ${nameOf(hwpt)}`);
+  }
+
+  /**
+   * Where PASIDs are attached, the requests without PASID must go to a table made for PASIDs, and so must each. A table
+   * that is yet to be made, null, is not.
+   */
+  private checkPasids(call: string, pasid: number, hwpt: Hwpt | null): void {
     if (pasid === NO_PASID) {
       const other = [...this.attachments.keys()].find((key) => key !== NO_PASID);
-      if (other === undefined || hwpt.pasidCompatible) return;
-      throw new SysError('EINVAL', call, `PASID ${other} is attached and ${hwpt.id} was not made for PASIDs`);
+      if (other === undefined || hwpt?.pasidCompatible === true) return;
+      throw new SysError('EINVAL', call, `PASID ${other} is attached and ${nameOf(hwpt)} was not made for PASIDs`);
     }
     const rid = this.attachments.get(NO_PASID)?.hwpt;
-    if (hwpt.pasidCompatible && rid?.pasidCompatible !== false) return;
-    const culprit = hwpt.pasidCompatible ? rid!.id : hwpt.id;
-    throw new SysError('EINVAL', call, `${culprit} was not made for PASIDs`);
+    if (hwpt?.pasidCompatible === true && rid?.pasidCompatible !== false) return;
+    const culprit = hwpt?.pasidCompatible === true ? rid! : hwpt;
+    throw new SysError('EINVAL', call, `${nameOf(culprit)} was not made for PASIDs`);
   }
 
   private emit(
@@ -219,6 +241,10 @@ export class DeviceGroup {
     if (!this.trace.enabled) return;
     this.trace.emit({ name, context: this.context.id, device: device.id, pasid, hwpt: hwpt.id });
   }
+}
+
+function nameOf(hwpt: Hwpt | null): string {
+  return hwpt === null ? 'a new table' : `table ${hwpt.id}`;
 }
 
 function endRoute({ hwpt, handle }: Route): void {
@@ -235,11 +261,13 @@ function scopeOf(hwpt: Hwpt): RidScope {
 export function reserveRegions(paging: HwptPaging, device: BoundDevice): void {
   const { table } = paging.ioas;
   try {
-    for (const { first, last, kind } of device.device.reservedRegions()) {
-      if (kind !== 'direct-relaxable') table.space.reserve(first, last, device);
-    }
+    for (const { first, last } of enforcedRegions(device)) table.space.reserve(first, last, device);
   } catch (error) {
     table.space.unreserve(device);
     throw error;
   }
+}
+
+function enforcedRegions(device: BoundDevice): ReservedRegion[] {
+  return device.device.reservedRegions().filter(({ kind }) => kind !== 'direct-relaxable');
 }

@@ -5,6 +5,7 @@ import { BoundDevice, type UserPasids } from './bound-device.ts';
 import type { IommufdContext } from './context.ts';
 import { DeviceGroup } from './device-group.ts';
 import type { Hwpt } from './hwpt.ts';
+import type { Ioas } from './ioas/ioas.ts';
 import type { Vdevice } from './vdevice.ts';
 
 /** A function under the control of a context. */
@@ -52,6 +53,10 @@ export class IommufdDevice extends BoundDevice {
 
   protected attachTo(hwpt: Hwpt, pasid: number): void {
     this.group.attach(this, pasid, hwpt);
+  }
+
+  protected override checkAttachFresh(ioas: Ioas, pasid: number): void {
+    this.group.checkAttachFresh(this, pasid, ioas);
   }
 
   protected replaceBy(hwpt: Hwpt, pasid: number): Hwpt | null {

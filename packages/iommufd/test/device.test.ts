@@ -111,6 +111,30 @@ describe('attach', () => {
     expect(host.context.objects.size).toBe(3);
   });
 
+  test('to an IOAS is refused for what a new table could not be attached before it is made and filled', () => {
+    const host = new Host();
+    host.driver.regions = [{ first: 0xfee0_0000n, last: 0xfeef_ffffn, kind: 'msi', prot: 0 }];
+    const device = host.bind();
+    const other = host.bind(device.device.group);
+    const [good, bad] = [host.client.ioasAlloc(), host.client.ioasAlloc()];
+    // Nothing is there to be pinned.
+    const map = (iova: bigint): bigint =>
+      host.client.ioasMap({ ioasId: bad, userVa: 0xdead_0000n, length: 4096n, iova });
+    map(0xfee0_0000n);
+    expect(errno(() => device.attach(bad))).toBe('EADDRINUSE');
+    expect(errno(() => device.attach(bad, 5))).toBe('EINVAL');
+    host.client.ioasUnmapAll(bad);
+    map(0x1000n);
+    expect(errno(() => device.attach(bad))).toBe('EFAULT');
+    device.attach(good);
+    const before = host.snapshot();
+    expect(errno(() => device.attach(bad))).toBe('EBUSY');
+    expect(errno(() => other.attach(bad))).toBe('EINVAL');
+    // What replaces another table is filled first.
+    expect(errno(() => device.replace(bad))).toBe('EFAULT');
+    expect(host.snapshot()).toEqual(before);
+  });
+
   test('keeps areas out of the regions of the device, and fails where there are some', () => {
     const host = new Host();
     host.driver.regions = [

@@ -122,6 +122,13 @@ export class IovaSpace {
    * @throws {SysError} EADDRINUSE an area is there, or the range is allowed in part; ENOMEM
    */
   reserve(start: bigint, last: bigint, owner: object): void {
+    this.checkReserve(start, last);
+    this.kernel.checkpoint('iopt_reserved');
+    this.reserved.add(start, last, owner);
+  }
+
+  /** @throws {SysError} EADDRINUSE as `reserve` */
+  checkReserve(start: bigint, last: bigint): void {
     const call = 'iopt_reserve_iova';
     const area = this.areaFrom(start);
     if (area !== null && area.iova <= last) {
@@ -131,8 +138,6 @@ export class IovaSpace {
     if (allowed !== undefined) {
       throw new SysError('EADDRINUSE', call, `${range(start, last)} meets the allowed range ${spell(allowed)}`);
     }
-    this.kernel.checkpoint('iopt_reserved');
-    this.reserved.add(start, last, owner);
   }
 
   /** Takes back every range reserved for `owner`. */
