@@ -66,6 +66,10 @@ int main(void)
 	CHECK(!readable());
 	struct pgfault record;
 	CHECK(read(fault_fd, &record, sizeof record) == 0);
+	/* A buffer that is not there is not missed. */
+	char *gone = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(read(fault_fd, gone, sizeof record) == 0);
+	FAILS(ESPIPE, read(fault_fd, gone, sizeof record - 1));
 	puts("done");
 	return 0;
 }
