@@ -69,7 +69,13 @@ describe('machine files', () => {
     expect(refusal({ iommu: vtd, devices: [{ ...dsa, slot: '1' }] })).toContain('$.devices[0].slot, "1", must match');
     expect(refusal({ iommu: vtd, devices: [{ ...dsa, queues: 99 }] })).toContain('must be in 1..16');
     expect(refusal({ iommu: { ...vtd, features: { pasid: 1 } }, devices: [dsa] })).toContain('of type boolean');
-    expect(refusal({ iommu: vtd, devices: [dsa, dsa] })).toContain('there is no such machine');
+    expect(refusal({ iommu: vtd, devices: [dsa, dsa] })).toContain('there is no such machine: 00:01.0 is taken');
+    expect(refusal({ iommu: { ...vtd, features: { hostAddressWidth: 39 } }, devices: [dsa] })).toContain('46..52');
+    const port = (slot: string) => ({ type: 'root-port', slot, bus: 1 });
+    expect(refusal({ iommu: vtd, devices: [port('00:1c.0'), port('00:1d.0')] })).toContain('bus 1 is below');
+    const virtual = { type: 'test', slot: '00:01.0', virtualFunctions: 9 };
+    const taken = 'VF 7 of 0000:00:01.0 would be at 0000:00:02.0';
+    expect(refusal({ iommu: vtd, devices: [virtual, { ...dsa, slot: '00:02.0' }] })).toContain(taken);
     expect(refusal({ iommu: vtd, devices: [{ ...dsa, slot: '05:00.0' }] })).toContain('no root port above');
   });
 });

@@ -81,14 +81,17 @@ export class PciFabric implements DownstreamPort {
 
   /**
    * Plugs a function in at requester id `rid`.
-   * @throws {RangeError} when the place is taken, or its bus is neither 0 nor below a root port
+   * @throws {RangeError} when the place is taken, its bus is neither 0 nor below a root port, or the buses below it are
+   * below another port
    */
   plug<T extends PciFunction>(fn: T, rid: number): T {
     const bus = rid >> 8;
     const port = this.portAbove(bus);
-    if (!(rid >= 0 && rid <= 0xffff) || this.functions.has(rid)) throw new RangeError(`no free place at ${rid}`);
+    if (!(rid >= 0 && rid <= 0xffff)) throw new RangeError(`no requester id: ${rid}`);
+    if (this.functions.has(rid)) throw new RangeError(`${formatRid(rid)} is taken`);
     if (bus !== 0 && port === null) throw new RangeError(`no root port above ${formatRid(rid)}`);
     if (bus !== 0 && fn instanceof RootPort) throw new RangeError(`root port at ${formatRid(rid)}, not on bus 0`);
+    if (fn instanceof RootPort) this.checkBuses(fn);
     this.functions.set(rid, fn);
     fn.plugged(this, rid, port);
     const siblings: PciFunction[] = [];
@@ -155,6 +158,14 @@ export class PciFabric implements DownstreamPort {
       this.trace.emit({ name: 'ats_invalidate', rid, pasid, global, iova, sizeLg2, completed });
     }
     done(completed);
+  }
+
+  /** @throws {RangeError} a bus below `port` is below another one */
+  private checkBuses({ secondary, subordinate }: RootPort): void {
+    for (let bus = secondary; bus <= subordinate; bus++) {
+      const other = this.portAbove(bus);
+      if (other !== null) throw new RangeError(`bus ${bus} is below the root port at ${formatRid(other.rid)}`);
+    }
   }
 
   private portAbove(bus: number): RootPort | null {

@@ -16,6 +16,7 @@ import {
   ECAP_HI_EAFS,
   ECAP_HI_FSTS,
   ECAP_HI_PASID,
+  ECAP_HI_PDS,
   ECAP_HI_PSS,
   ECAP_HI_SMPWCS,
   ECAP_HI_SMTS,
@@ -23,6 +24,7 @@ import {
   ECAP_HI_SSTS,
   ECAP_LO_C,
   ECAP_LO_DT,
+  ECAP_LO_ERS,
   ECAP_LO_IR,
   ECAP_LO_NEST,
   ECAP_LO_PRS,
@@ -68,7 +70,9 @@ export type UnitCapabilities = {
   readonly interruptRemapping: boolean;
   readonly passThrough: boolean;
   readonly nesting: boolean;
+  /** Page requests, and a way to wait for those under way. */
   readonly pageRequests: boolean;
+  readonly executeRequests: boolean;
   readonly supervisorRequests: boolean;
   readonly extendedAccessed: boolean;
   /** Bits of a PASID; 0 without PASIDs. */
@@ -76,10 +80,15 @@ export type UnitCapabilities = {
   readonly scalableMode: boolean;
   readonly secondStageDirty: boolean;
   readonly pageWalkCoherency: boolean;
+  /** The first stage can be a CPU's table: it forbids to execute, and leaves accessed bits to hardware. */
+  readonly cpuTables: boolean;
 };
 
 export function readCapabilities(cap: bigint, ecap: bigint): UnitCapabilities {
   const [capLo, capHi, ecapLo, ecapHi] = [low32(cap), high32(cap), low32(ecap), high32(ecap)];
+  const firstStage = (ecapHi & ECAP_HI_FSTS) !== 0;
+  const executeRequests = (ecapLo & ECAP_LO_ERS) !== 0;
+  const pageWalkCoherency = (ecapHi & ECAP_HI_SMPWCS) !== 0;
   const agaw = fieldGet(CAP_LO_SAGAW, capLo);
   const stage2Large = fieldGet(CAP_HI_SSLPS, capHi);
   const faultOffset = fieldGet(CAP_LO_FRO, capLo) | (fieldGet(CAP_HI_FRO, capHi) << 8);
@@ -91,7 +100,7 @@ export function readCapabilities(cap: bigint, ecap: bigint): UnitCapabilities {
     stage2Levels: [3, 4, 5].filter((levels) => (agaw & (1 << (levels - 2))) !== 0),
     stage2PageSizesLg2: [12, 21, 30].filter((_, level) => level === 0 || (stage2Large & (1 << (level - 1))) !== 0),
     stage1PageSizesLg2: (capHi & CAP_HI_FS1GP) !== 0 ? [12, 21, 30] : [12, 21],
-    firstStage: (ecapHi & ECAP_HI_FSTS) !== 0,
+    firstStage,
     secondStage: (ecapHi & ECAP_HI_SSTS) !== 0,
     firstStage5Level: (capHi & CAP_HI_FS5LP) !== 0,
     cachingMode: (capLo & CAP_LO_CM) !== 0,
@@ -106,12 +115,14 @@ export function readCapabilities(cap: bigint, ecap: bigint): UnitCapabilities {
     interruptRemapping: (ecapLo & ECAP_LO_IR) !== 0,
     passThrough: (ecapLo & ECAP_LO_PT) !== 0,
     nesting: (ecapLo & ECAP_LO_NEST) !== 0,
-    pageRequests: (ecapLo & ECAP_LO_PRS) !== 0,
+    pageRequests: (ecapLo & ECAP_LO_PRS) !== 0 && (ecapHi & ECAP_HI_PDS) !== 0,
+    executeRequests,
     supervisorRequests: (ecapLo & ECAP_LO_SRS) !== 0,
     extendedAccessed: (ecapHi & ECAP_HI_EAFS) !== 0,
     pasidBits: (ecapHi & ECAP_HI_PASID) === 0 ? 0 : fieldGet(ECAP_HI_PSS, ecapHi) + 1,
     scalableMode: (ecapHi & ECAP_HI_SMTS) !== 0,
-    secondStageDirty: (ecapHi & ECAP_HI_SSADS) !== 0,
-    pageWalkCoherency: (ecapHi & ECAP_HI_SMPWCS) !== 0,
+    secondStageDirty: (ecapHi & ECAP_HI_SSADS) !== 0 && pageWalkCoherency,
+    pageWalkCoherency,
+    cpuTables: firstStage && pageWalkCoherency && executeRequests,
   };
 }

@@ -28,7 +28,7 @@ export class IntelFeatures implements FeatureOps {
       case 'aux':
         return this.hasPasids && device.pci.pasids > 0 && device.pci.hasSiov;
       case 'sva':
-        return capabilities.firstStage && device.maxPasids > 0 && own.ats && own.pageRequests;
+        return capabilities.cpuTables && device.maxPasids > 0 && own.ats && own.pageRequests;
       case 'iopf':
         return own.pageRequests;
     }
@@ -63,7 +63,7 @@ export class IntelFeatures implements FeatureOps {
         if (!this.hasPasids) return { code: 'EINVAL', what: 'the unit has no PASIDs' };
         return pasids ? null : { code: 'ENODEV', what: 'the device has no PASIDs' };
       case 'sva':
-        if (!this.unit.capabilities.firstStage) return { code: 'ENODEV', what: 'the unit has no first stage' };
+        if (!this.unit.capabilities.cpuTables) return { code: 'ENODEV', what: 'the unit walks no table of a CPU' };
         if (!pasids) return { code: 'ENODEV', what: 'the device has no PASIDs' };
         return own.ats && own.pageRequests ? null : { code: 'EINVAL', what: 'ATS or page requests are off' };
       case 'iopf':

@@ -189,7 +189,7 @@ export class IntelIommu implements IommuDriver {
 
   allocSva(device: Device, addressSpace: AddressSpace): SvaDomain {
     const { capabilities } = this.unit;
-    if (!capabilities.firstStage || device.maxPasids === 0) {
+    if (!capabilities.cpuTables || device.maxPasids === 0) {
       throw new SysError('ENODEV', 'iommu_sva_domain_alloc', `${device.name} cannot share an address space`);
     }
     return new IntelSvaDomain(this.unit, this, addressSpace, (domain) => {

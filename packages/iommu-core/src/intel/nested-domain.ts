@@ -94,6 +94,7 @@ export class IntelNestedDomain implements NestedDomain {
       stage1Root: config.root,
       stage1FiveLevels: config.fiveLevels,
       supervisor: config.supervisor,
+      noExecute: this.unit.capabilities.executeRequests,
       extendedAccessed: config.extendedAccessed,
       writeProtect: config.writeProtect,
     };

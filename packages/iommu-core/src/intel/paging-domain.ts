@@ -98,6 +98,7 @@ export class IntelPagingDomain implements PagingDomain {
       translation: PGTT_FIRST_STAGE,
       stage2Levels: this.unit.stage2Levels,
       stage1Root: BigInt(this.table.rootPfn) << 12n,
+      noExecute: this.unit.capabilities.executeRequests,
       pageWalkSnoop: this.unit.capabilities.pageWalkCoherency,
     };
   }

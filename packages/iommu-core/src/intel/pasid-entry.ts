@@ -37,6 +37,8 @@ export type PasidEntry = {
   /** Requests with supervisor privilege are allowed. */
   readonly supervisor?: boolean;
   readonly writeProtect?: boolean;
+  /** Bit 63 of a first-stage entry forbids to execute; otherwise it is reserved. */
+  readonly noExecute?: boolean;
   /** Hardware sets extended-accessed bits of the first stage. */
   readonly extendedAccessed?: boolean;
   /** Table walks are coherent with CPU caches. */
@@ -57,10 +59,9 @@ export function encodePasidEntry(entry: PasidEntry): Int32Array {
   words[1] = high32(stage2Root);
   words[2] = fieldPrep(PASID2_DID, entry.domainId) | (entry.pageWalkSnoop ? PASID2_PWSNP : 0);
   if (stage1Root === undefined) return words;
-  // CPU page tables use the no-execute bit, which is reserved unless it is enabled here.
   words[4] =
     low32(stage1Root) |
-    PASID4_NXE |
+    (entry.noExecute === true ? PASID4_NXE : 0) |
     (entry.supervisor === true ? PASID4_SRE : 0) |
     fieldPrep(PASID4_FSPM, entry.stage1FiveLevels === true ? 1 : 0) |
     (entry.writeProtect === true ? PASID4_WPE : 0) |

@@ -66,6 +66,7 @@ export class IntelSvaDomain implements SvaDomain {
       translation: PGTT_FIRST_STAGE,
       stage2Levels: this.unit.stage2Levels,
       stage1Root: this.root,
+      noExecute: true,
       pageWalkSnoop: this.unit.capabilities.pageWalkCoherency,
     };
   }

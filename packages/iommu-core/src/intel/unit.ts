@@ -178,7 +178,7 @@ function requireCapabilities(capabilities: UnitCapabilities): void {
   const missing = [
     capabilities.scalableMode ? null : 'scalable mode',
     capabilities.queuedInvalidation ? null : 'queued invalidation',
-    capabilities.firstStage || capabilities.secondStage ? null : 'any translation stage',
+    capabilities.firstStage || capabilities.secondStage ? null : 'translation stage',
     capabilities.coherent ? null : 'coherent table accesses',
   ].filter((what) => what !== null);
   if (missing.length > 0) throw new SysError('ENODEV', 'intel_iommu_init', `the unit has no ${missing.join(', no ')}`);

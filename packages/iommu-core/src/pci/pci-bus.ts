@@ -59,7 +59,7 @@ export class PciBus {
 
   /**
    * Creates `count` virtual functions of a PF. @throws {SysError} EOPNOTSUPP no SR-IOV; EBUSY there are some; EINVAL
-   * more than the PF can have; ENOSPC no addresses
+   * more than the PF can have, or one would be where another function is; ENOSPC no addresses
    */
   enableVirtualFunctions(pf: PciDevice, count: number): PciDevice[] {
     const call = 'pci_enable_sriov';
@@ -73,6 +73,12 @@ export class PciBus {
     pf.config.write(at + reg.SRIOV_NUM_VFS, 2, count);
     const first = pf.rid + pf.config.read(at + reg.SRIOV_VF_OFFSET, 2);
     const stride = pf.config.read(at + reg.SRIOV_VF_STRIDE, 2);
+    for (let index = 0; index < count; index++) {
+      const other = this.device(first + index * stride);
+      if (other === null) continue;
+      pf.config.write(at + reg.SRIOV_NUM_VFS, 2, 0);
+      throw new SysError('EINVAL', call, `VF ${index} of ${pf.name} would be at ${other.name}, which is taken`);
+    }
     const blocks = this.assign(pf.config, at + reg.SRIOV_VF_BAR0, 6, total);
     pf.config.update16(at + reg.SRIOV_CONTROL, reg.SRIOV_VF_ENABLE | reg.SRIOV_VF_MEMORY, 0);
     const functions: PciDevice[] = [];

@@ -66,6 +66,7 @@ describe('descriptors', () => {
       stage1FiveLevels: true,
       supervisor: true,
       writeProtect: true,
+      noExecute: true,
       extendedAccessed: true,
       pageWalkSnoop: true,
     });

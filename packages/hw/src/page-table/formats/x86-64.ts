@@ -40,7 +40,7 @@ export const x86_64: PageTableFormat = {
   accessed: ACCESSED,
   dirty: DIRTY,
   alwaysMarks: true,
-  table: PRESENT | WRITE | USER,
+  table: PRESENT | WRITE | USER | ACCESSED,
   tableLevel: 0,
   tableHigh: 0,
   software: 0x200 | 0x800,
