@@ -39,9 +39,11 @@ static void store(int device, uint64_t at, uint64_t value, size_t bytes)
 
 int main(int argc, char **argv)
 {
+	const char *path = argc > 1 ? argv[1] : "/dev/vfio/devices/vfio0";
 	int iommufd = open("/dev/iommu", O_RDWR);
-	int device = open(argc > 1 ? argv[1] : "/dev/vfio/devices/vfio0", O_RDWR);
-	if (iommufd < 0 || device < 0) err(1, "open");
+	if (iommufd < 0) err(1, "/dev/iommu");
+	int device = open(path, O_RDWR);
+	if (device < 0) err(1, "%s", path);
 
 	struct vfio_device_bind_iommufd bind = { sizeof bind, 0, iommufd, 0 };
 	call(device, VFIO_DEVICE_BIND_IOMMUFD, &bind, "bind");

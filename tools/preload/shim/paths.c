@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 /* A line such as `VmPin:	       0 kB` with `more` added. */
@@ -105,6 +106,12 @@ REDIRECT(int, faccessat, directory, (int directory, const char *path, int mode, 
 REDIRECT(ssize_t, readlink, AT_FDCWD, (const char *path, char *into, size_t bytes), path, into, bytes)
 REDIRECT(ssize_t, readlinkat, directory, (int directory, const char *path, char *into, size_t bytes), directory, path,
 	 into, bytes)
+REDIRECT(ssize_t, getxattr, AT_FDCWD, (const char *path, const char *attribute, void *into, size_t bytes), path,
+	 attribute, into, bytes)
+REDIRECT(ssize_t, lgetxattr, AT_FDCWD, (const char *path, const char *attribute, void *into, size_t bytes), path,
+	 attribute, into, bytes)
+REDIRECT(ssize_t, listxattr, AT_FDCWD, (const char *path, char *into, size_t bytes), path, into, bytes)
+REDIRECT(ssize_t, llistxattr, AT_FDCWD, (const char *path, char *into, size_t bytes), path, into, bytes)
 REDIRECT(int, chdir, AT_FDCWD, (const char *path), path)
 REDIRECT(int, scandir, AT_FDCWD, (const char *path, struct dirent ***list, int (*filter)(const struct dirent *),
 			int (*compare)(const struct dirent **, const struct dirent **)), path, list, filter, compare)

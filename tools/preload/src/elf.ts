@@ -11,15 +11,20 @@ const EM_AARCH64 = 183;
 
 /** The file that a command name stands for. @throws {UsageError} there is none that can be executed */
 export function findProgram(name: string): string {
+  let refusal = 'no such program';
   const folders = name.includes('/') ? [''] : (process.env['PATH'] ?? '/usr/bin:/bin').split(delimiter);
   for (const folder of folders) {
     const path = resolve(join(folder, name));
     try {
-      accessSync(path, constants.X_OK);
-      if (statSync(path).isFile()) return path;
-    } catch {}
+      const file = statSync(path).isFile();
+      if (file) accessSync(path, constants.X_OK);
+      if (file) return path;
+      refusal = 'a folder or a device, not a program';
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'EACCES') refusal = 'may not be executed';
+    }
   }
-  throw new UsageError(`${name}: no such program`);
+  throw new UsageError(`${name}: ${refusal}`);
 }
 
 /** Interpreters of interpreters that Linux follows (BINPRM_MAX_RECURSION is of this order). */

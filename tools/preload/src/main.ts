@@ -10,7 +10,7 @@ import { FileTree } from './file-tree.ts';
 import { createModel, DEFAULT_MACHINE, type Model } from './machine.ts';
 import { loadMachine } from './machine-file.ts';
 import { type Options, parseOptions, USAGE } from './options.ts';
-import { examine, type Finding } from './privileges.ts';
+import { examine, examineAll, type Finding } from './privileges.ts';
 import { type End, endAs, runProgram } from './program.ts';
 import { listenMonitor, settled } from './server/monitor.ts';
 import { Server } from './server/server.ts';
@@ -24,17 +24,21 @@ const CANNOT_RUN = 125;
 
 async function main(args: readonly string[]): Promise<End> {
   const options = parseOptions(args);
-  const findings = examine();
-  if (options.help || options.check || options.program === null) {
-    print(1, options.help ? USAGE : findings.map(formatFinding).join(''));
-    return { code: findings.every(({ lack }) => lack === null) || options.help ? 0 : 1, signal: null };
+  if (options.help) {
+    print(1, USAGE);
+    return { code: 0, signal: null };
+  }
+  if (options.check || options.program === null) {
+    const findings = examineAll();
+    print(1, findings.map(formatFinding).join(''));
+    return { code: findings.some(({ lack, needed }) => needed && lack !== null) ? 1 : 0, signal: null };
   }
   const program = findProgram(options.program);
   checkProgram(program);
   const dumpTo = openDump(options.dump);
   const library = buildShim();
   const model = createModelOf(options);
-  for (const { lack } of findings) if (lack !== null) warn(lack);
+  for (const { lack } of examine()) if (lack !== null) warn(lack);
   const folder = makeFolder();
   const removeFolder = (): void => rmSync(folder, { recursive: true, force: true });
   process.once('exit', removeFolder);

@@ -16,7 +16,7 @@ Runs a program that uses /dev/iommu or /dev/vfio on models of the hardware.
   --failpoints     serve /proc/PID/task/TID/fail-nth and /sys/kernel/debug/fail*
   --trace          show what happens, on standard error
   --dump FILE      write what /dev/iommu still holds when the program has ended, - for standard output
-  --check          say what of this system can be used, and end
+  --check          say what of this system can be used, and end: with 1 when programs cannot be served
   --help           this text
 `;
 
@@ -63,7 +63,7 @@ export function parseOptions(args: readonly string[]): Options {
   const { machine = null, grant = [], strict = false, dump = null } = values;
   const { selftest = false, failpoints = false } = values;
   const { trace = false, check = false, help = false } = values;
-  if (program === null && !check && !help) throw new UsageError('no program is named');
+  if (program === null && !check && !help) throw new UsageError('no program is named; --help shows how');
   const flags = { strict, selftest, failpoints, trace, check, help };
   return { machine, grant: grant.map(capability), dump, ...flags, program, args: rest };
 }

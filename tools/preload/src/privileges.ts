@@ -1,17 +1,36 @@
-/** What of this system the server can use: which of its ways to a program's memory need a privilege that it lacks. */
+/** What of this system can be used: the library, and which ways to a program's memory need a privilege that lacks. */
 
 import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
+import { buildShim } from './shim.ts';
+import { UsageError } from './usage-error.ts';
 
 export type Finding = {
   /** What it is about, and what was found. */
   readonly text: string;
   /** What does not work; null when all is well. */
   readonly lack: string | null;
+  /** Nothing works without it. */
+  readonly needed?: true;
 };
 
-/** Looks at everything. */
+/** The library, made if it is not there, and what `examine` looks at. */
+export function examineAll(): Finding[] {
+  return [library(), ...examine()];
+}
+
+/** Looks at privileges and limits. */
 export function examine(): Finding[] {
   return [memoryAccess(), mappedFiles(), hugePages(), lockLimit()];
+}
+
+function library(): Finding {
+  const needed = true;
+  try {
+    return { text: `library that is loaded into programs: ${buildShim()}`, lack: null, needed };
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    return { text: 'library that is loaded into programs: none', lack: error.message, needed };
+  }
 }
 
 /** Yama (Documentation/admin-guide/LSM/Yama.rst): 0 and 1 let a parent look into its children. */
@@ -21,6 +40,7 @@ function memoryAccess(): Finding {
   return {
     text: `memory of programs by /proc/PID/mem: ptrace_scope is ${scope}`,
     lack: allowed ? null : 'No call can be served: kernel.yama.ptrace_scope must be 0 or 1, or 2 with CAP_SYS_PTRACE.',
+    needed: true,
   };
 }
 

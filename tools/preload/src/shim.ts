@@ -2,7 +2,7 @@
 
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync } from 'node:fs';
+import { accessSync, constants, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -24,14 +24,13 @@ export function buildShim(): string {
   const sources = readdirSync(SOURCES).sort();
   const hash = createHash('sha256').update(`${process.arch} ${FLAGS.join(' ')}`);
   for (const file of sources) hash.update(readFileSync(join(SOURCES, file)));
-  const folder = cacheFolder();
-  const library = join(folder, `shim-${hash.digest('hex').slice(0, 16)}.so`);
+  const library = cachePlace(`shim-${hash.digest('hex').slice(0, 16)}.so`);
   if (existsSync(library)) return library;
-  const compiler = findCompiler();
+  const [compiler, ...options] = findCompiler();
   const units = sources.filter((file) => file.endsWith('.c')).map((file) => join(SOURCES, file));
   const fresh = `${library}.${process.pid}`;
   try {
-    execFileSync(compiler, [...FLAGS, '-o', fresh, ...units, '-ldl', '-lpthread'], {
+    execFileSync(compiler, [...options, ...FLAGS, '-o', fresh, ...units, '-ldl', '-lpthread'], {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
   } catch (error) {
@@ -43,37 +42,64 @@ export function buildShim(): string {
   return library;
 }
 
-/** A C compiler, by name: $CC, cc, gcc or clang. @throws {UsageError} there is none */
-function findCompiler(): string {
-  const { CC } = process.env;
-  for (const name of CC === undefined ? ['cc', 'gcc', 'clang'] : [CC]) {
-    if (spawnSync(name, ['--version'], { stdio: 'ignore' }).status === 0) return name;
+/** A C compiler and options of it: $CC, cc, gcc or clang. @throws {UsageError} there is none */
+function findCompiler(): [string, ...string[]] {
+  const named = process.env['CC']?.trim() || null;
+  for (const words of named === null ? ['cc', 'gcc', 'clang'] : [named]) {
+    const [name, ...options] = words.split(/\s+/) as [string, ...string[]];
+    if (spawnSync(name, [...options, '--version'], { stdio: 'ignore' }).status === 0) return [name, ...options];
   }
   throw new UsageError(
     'A C compiler is needed once, for the library that is loaded into the program. Install gcc or clang with the C ' +
-      'library headers (Debian: apt install gcc libc6-dev), or name one in CC.',
+      'library headers (Debian: apt install gcc libc6-dev), or name one in CC' +
+      (named === null ? '.' : `, which is "${named}" and does not run.`),
   );
 }
 
-function cacheFolder(): string {
+/** Where a file of this name is kept, or can be made. @throws {UsageError} nowhere */
+function cachePlace(name: string): string {
   const { XDG_CACHE_HOME, HOME } = process.env;
-  const candidates = [
-    // The XDG base directory specification has relative paths ignored.
-    join(XDG_CACHE_HOME?.startsWith('/') ? XDG_CACHE_HOME : join(HOME ?? homedir(), '.cache'), 'iommukit'),
-    join(tmpdir(), `iommukit-cache-${process.getuid?.() ?? 0}`),
-  ];
+  // The XDG base directory specification has relative paths ignored.
+  const home = XDG_CACHE_HOME?.startsWith('/') ? XDG_CACHE_HOME : join(HOME ?? homedir(), '.cache');
+  const folders = [join(home, 'iommukit'), join(tmpdir(), `iommukit-cache-${process.getuid?.() ?? 0}`)];
   // The list of libraries to preload is separated by colons and blanks.
-  const usable = candidates.find((folder) => !/[\s:]/.test(folder) && isOwnFolder(folder));
-  if (usable !== undefined) return usable;
-  throw new UsageError(`No place for the compiled library: neither ${candidates.join(' nor ')} can be made`);
+  const safe = folders.filter((folder) => !/[\s:]/.test(folder));
+  const found = safe.find((folder) => isOwn(folder) && existsSync(join(folder, name)));
+  if (found === undefined) makeFolder(home);
+  const place = found ?? safe.find((folder) => makeFolder(folder) && isOwn(folder));
+  if (place !== undefined) return join(place, name);
+  throw new UsageError(
+    `No place for the compiled library: neither ${folders.join(' nor ')} can be used. XDG_CACHE_HOME can name one.`,
+  );
 }
 
-/** Makes a folder; what somebody else could put a library into is none. */
-function isOwnFolder(folder: string): boolean {
+/** Whether it is a folder that nobody else can put a library into. */
+function isOwn(folder: string): boolean {
   try {
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
     const { uid, mode } = statSync(folder);
     return uid === process.getuid?.() && (mode & 0o022) === 0;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Makes one folder, if it is not there, and says whether files can be made in it. To make all folders of a path by Node's
+ * `recursive` does not end below /proc.
+ */
+function makeFolder(folder: string): boolean {
+  try {
+    mkdirSync(folder, 0o700);
+    return true;
+  } catch {
+    return isWritable(folder);
+  }
+}
+
+function isWritable(path: string): boolean {
+  try {
+    accessSync(path, constants.W_OK);
+    return true;
   } catch {
     return false;
   }

@@ -80,6 +80,8 @@ describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
     expect(() => checkProgram(script('loop', `#!${join(folder, 'loop')}`))).toThrow(UsageError);
     expect(() => checkProgram(script('fine', '#!  /bin/sh  -e'))).not.toThrow();
     expect(() => findProgram('no-such-program')).toThrow('no such program');
+    expect(() => findProgram(join(PACKAGE, 'package.json'))).toThrow('may not be executed');
+    expect(() => findProgram(PACKAGE)).toThrow('a folder or a device');
     expect(() => parseOptions([])).toThrow('no program is named');
     expect(() => parseOptions(['--grant', 'CAP_CHOWN', 'true'])).toThrow('not CAP_CHOWN');
     expect(() => parseOptions(['--nonsense', 'true'])).toThrow(UsageError);
@@ -103,6 +105,10 @@ describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
       expect(library).toContain(cache);
       process.env['CC'] = '/nowhere/cc';
       expect(buildShim()).toBe(library);
+      rmSync(library);
+      process.env['CC'] = 'cc -g0';
+      expect(buildShim()).toBe(library);
+      process.env['CC'] = '/nowhere/cc';
       process.env['XDG_CACHE_HOME'] = 'relative';
       process.env['HOME'] = cache;
       expect(() => buildShim()).toThrow('A C compiler is needed once');
@@ -110,6 +116,17 @@ describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
     } finally {
       process.env = saved;
     }
+  });
+
+  test('the library is kept in another place where there is none at home', async () => {
+    const elsewhere = join(folder, 'elsewhere');
+    mkdirSync(elsewhere);
+    const check = (HOME: string, TMPDIR: string) => run(['--check'], { HOME, TMPDIR, XDG_CACHE_HOME: '' });
+    const kept = await Promise.all(['/nowhere', '/proc', '/dev/null'].map((home) => check(home, elsewhere)));
+    for (const { output } of kept) expect(output).toContain(`${elsewhere}/iommukit-cache-`);
+    const colon = join(folder, 'one:two');
+    mkdirSync(colon);
+    expect((await check('/nowhere', colon)).output).toContain('XDG_CACHE_HOME can name one');
   });
 
   test('a folder for temporary files that cannot be used is named', async () => {
@@ -161,10 +178,24 @@ describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
     expect(code).toBe(0);
   });
 
-  test('--check says what can be used', async () => {
-    const { output } = await run(['--check']);
-    expect(output).toContain('/proc/PID/mem');
-    expect(output).toContain('/proc/PID/map_files');
+  test('--check says what can be used, and fails when programs cannot be served', async () => {
+    const [fine, lacking] = await Promise.all([
+      run(['--check']),
+      run(['--check'], { XDG_CACHE_HOME: join(folder, 'no-library'), CC: '/nowhere/cc' }),
+    ]);
+    expect(fine.output).toContain('/proc/PID/mem');
+    expect(fine.output).toContain('/proc/PID/map_files');
+    expect(fine.code).toBe(0);
+    expect(lacking.output).toContain('which is "/nowhere/cc" and does not run');
+    expect(lacking.code).toBe(1);
+  });
+
+  test('--check succeeds without any capability, and says what that costs', async () => {
+    const drop = process.getuid?.() === 0 ? ['setpriv', '--bounding-set=-all', '--inh-caps=-all'] : ['env'];
+    const args = [...drop.slice(1), process.execPath, ...MAIN, '--check'];
+    const { code, output } = await outcome(spawn(drop[0]!, args, { cwd: PACKAGE }));
+    expect(output).toContain('Shared memory that is pinned by its address is lost');
+    expect(code).toBe(0);
   });
 
   test('the README shows the example as it is', () => {

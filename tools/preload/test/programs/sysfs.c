@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <limits.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 
 #define DEVICE "/sys/bus/pci/devices/0000:00:02.0"
 
@@ -47,6 +48,11 @@ int main(void)
 	CHECK(strncmp(contents(DEVICE "/resource"), "0x00000080", 10) == 0);
 	CHECK(entries(DEVICE "/vfio-dev", "vfio1") == 1);
 	CHECK(strchr(contents(DEVICE "/vfio-dev/vfio1/dev"), ':') != NULL);
+
+	/* ls(1) looks whether there are more rights than the mode has. */
+	errno = 0;
+	CHECK(getxattr("/dev/vfio/vfio", "system.posix_acl_access", NULL, 0) < 0 && errno != ENOENT);
+	CHECK(llistxattr("/dev/vfio/vfio", NULL, 0) >= 0);
 
 	ssize_t length = readlink(DEVICE "/iommu_group", link, sizeof link - 1);
 	CHECK(length > 0);
