@@ -29,7 +29,10 @@ export type VfioOptions = {
 export type VfioDeviceOptions = {
   /** `mappable`, as Linux has it, by default. */
   msixTable?: MsixTableAccess;
-  /** `mappable`, as Linux has them, by default; `trapped` where the user's accesses cannot be seen. */
+  /**
+   * `mappable`, as Linux has them, by default; `trapped` where the user's accesses cannot be seen: then a write of 64
+   * bytes at a multiple of 64 is one store to the device, in place of MOVDIR64B on a mapping.
+   */
   bars?: BarAccess;
 };
 

@@ -15,6 +15,12 @@ describe.skipIf(!hasCompiler)(`devices of a program${why}`, () => {
     expect(world.defects).toEqual([]);
   });
 
+  test('the accelerator carries out a descriptor that is written to its portal', async () => {
+    world = await new World().start();
+    expect(await world.run('dsa')).toEqual(DONE);
+    expect(world.defects).toEqual([]);
+  });
+
   test('are found in /sys and /dev', async () => {
     world = await new World({}, withTestFunction()).start();
     expect(await world.run('sysfs')).toEqual(DONE);

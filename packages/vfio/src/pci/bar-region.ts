@@ -19,6 +19,7 @@ export class BarRegion {
   private readonly table: BarRange | null;
   private readonly memory: DeviceMemory;
   private readonly memoryEnabled: () => boolean;
+  private readonly directStores: boolean;
 
   /** `trapped` is kept out of the windows, the MSI-X table with its pages. */
   constructor(device: PciDevice, resource: PciResource, memoryEnabled: () => boolean, trapped: TrappedPart) {
@@ -26,6 +27,7 @@ export class BarRegion {
     this.resource = resource;
     this.size = Number(resource.size);
     this.memoryEnabled = memoryEnabled;
+    this.directStores = trapped === 'all';
     const { msix } = device;
     const start = msix?.tableBar === resource.bar ? msix.tableOffset : -1;
     this.table = start < 0 ? null : { first: start, last: start + 16 * msix!.vectors - 1 };
@@ -48,10 +50,17 @@ export class BarRegion {
     });
   }
 
-  /** Writes up to the end of the BAR; the MSI-X table takes nothing. Gives the bytes written. @throws {SysError} EINVAL, EIO */
+  /**
+   * Writes up to the end of the BAR; the MSI-X table takes nothing. 64 bytes at a multiple of 64 are one store, as by
+   * MOVDIR64B, where no mapping could make it. Gives the bytes written. @throws {SysError} EINVAL, EIO
+   */
   write(offset: number, from: Uint8Array): number {
     return this.access('write', offset, from, (address, chunk) => {
-      if (address >= 0) this.device.kernel.memory.write(this.resource.address + BigInt(address), chunk);
+      if (address < 0) return;
+      const { memory } = this.device.kernel;
+      const to = this.resource.address + BigInt(address);
+      if (this.directStores && chunk.length === 64 && address % 64 === 0) memory.store64(to, chunk);
+      else memory.write(to, chunk);
     });
   }
 
