@@ -34,4 +34,6 @@ function main(args: readonly string[]): number {
   return report.ok ? 0 : 1;
 }
 
+// Whoever reads has seen enough.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => process.exit(1));
 process.exitCode = main(process.argv.slice(2));

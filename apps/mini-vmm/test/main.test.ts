@@ -1,11 +1,14 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 
 const main = fileURLToPath(new URL('../src/main.ts', import.meta.url));
 
+const NODE = ['--conditions=@iommukit/source', '--import', 'tsx', main];
+
 function vmm(...args: string[]) {
-  const node = ['--conditions=@iommukit/source', '--import', 'tsx', main, ...args];
+  const node = [...NODE, ...args];
   const { status, stdout, stderr } = spawnSync(process.execPath, node, { encoding: 'utf8', maxBuffer: 256 << 20 });
   return { status, stdout, stderr };
 }
@@ -22,6 +25,17 @@ describe('the command', () => {
       expect(stdout).toMatch(new RegExp(`${counter} +[1-9]`));
     }
     expect(stdout).toMatch(/pins at the end +0\n/);
+  });
+
+  test('ends without a word when nobody reads any more', async () => {
+    const child = spawn(process.execPath, [...NODE, '--bytes', '64K'], { stdio: ['ignore', 'pipe', 'pipe'] });
+    let said = '';
+    child.stderr.on('data', (data) => {
+      said += data;
+    });
+    child.stdout.destroy();
+    expect(await once(child, 'close')).toEqual([1, null]);
+    expect(said).toBe('');
   });
 
   test('--json prints one report and nothing else on stdout; console and trace go to stderr', () => {

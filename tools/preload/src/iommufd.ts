@@ -75,6 +75,8 @@ function textOf(pid: string, name: string): string {
   }
 }
 
+// Whoever reads has seen enough.
+process.stdout.on('error', () => process.exit(1));
 try {
   process.stdout.write(await main(process.argv.slice(2)));
 } catch (error) {

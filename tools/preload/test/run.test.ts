@@ -150,6 +150,9 @@ describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
   test('the trace shows calls with the reason of a refusal', async () => {
     const { output } = await run(['--trace', join(folder, 'dma'), '/dev/vfio/devices/vfio9']);
     expect(output).toContain('open(/dev/vfio/devices/vfio9) = -1 open: no /dev/vfio/devices/vfio9 (ENOENT)');
+    const fine = await run(['--trace', '--machine', 'machines/test-device.json', join(folder, 'dma')]);
+    expect(fine.output).toMatch(/ioctl\(\/dev\/iommu, IOMMU_IOAS_MAP, 0x[0-9a-f]+\) = 0/);
+    expect(fine.output).toMatch(/ioctl\(\/dev\/vfio\/devices\/vfio0, VFIO_DEVICE_ATTACH_IOMMUFD_PT, 0x[0-9a-f]+\) = 0/);
   });
 
   test('iommukit-iommufd dump shows what a running program holds, and --dump what is left of it', async () => {
@@ -164,6 +167,9 @@ describe.skipIf(!hasCompiler)(`iommukit-run${why}`, () => {
     expect(text.output).toContain('iova 0x10000 last 0x10fff');
     expect(text.output).toContain('context 2: 0 objects, 0 pages pinned');
     expect(JSON.parse(json.output).map(({ objects }: { objects: unknown[] }) => objects.length)).toEqual([3, 0]);
+    const unread = spawn(process.execPath, [...DUMP, '--pid', `${child.pid}`], { cwd: PACKAGE });
+    unread.stdout.destroy();
+    expect(await outcome(unread)).toMatchObject({ code: 1, output: '' });
     child.stdin!.write('\n');
     expect(await end).toMatchObject({ code: 5, output: 'ready\n' });
     expect(readFileSync(file, 'utf8')).toBe('no context is open\n');
