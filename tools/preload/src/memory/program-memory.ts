@@ -84,8 +84,8 @@ export class ProgramMemory implements AddressSpace {
       if (vpn < last) break;
     }
     if (vpn === first && pages > 0) {
-      const why = this.strict ? ' (private memory is not pinned in strict mode)' : '';
-      throw new SysError('EFAULT', 'pin_user_pages', `${hex(va)} cannot be pinned for ${accessName(write)}${why}`);
+      const why = whyNot(findMapping(this.layout, first), write, this.strict);
+      throw new SysError('EFAULT', 'pin_user_pages', `${hex(va)} cannot be pinned for ${accessName(write)}: ${why}`);
     }
     this.pinnedPages += vpn - first;
     return vpn - first;
@@ -253,6 +253,14 @@ function fault(access: number, va: bigint, length: number): SysError {
     access === ACCESS_WRITE ? 'copy_to_user' : 'copy_from_user',
     `${length} bytes at ${hex(va)}`,
   );
+}
+
+/** Why the first page of a range could not be pinned. */
+function whyNot(mapping: Mapping | null, write: boolean, strict: boolean): string {
+  if (mapping === null) return 'nothing is mapped there';
+  if (!allows(mapping, write ? ACCESS_WRITE : ACCESS_READ)) return 'the mapping does not allow it';
+  if (!mapping.shared) return strict ? 'it is private memory, in strict mode' : 'it is behind the end of its file';
+  return 'it is behind the end of its file, or the file is on a disk and not in memory';
 }
 
 function accessName(write: boolean): string {

@@ -23,10 +23,10 @@ export class SharedFile implements PageSource {
   private readonly views: View[] = [];
 
   /** `descriptor` is an open descriptor of this process, taken over; null when there is none to be had. */
-  constructor(descriptor: number | null, onUnused: () => void) {
+  constructor(name: string, descriptor: number | null, onUnused: () => void) {
     this.descriptor = descriptor;
     this.onUnused = onUnused;
-    this.isMemory = descriptor === null || isMemory(descriptor);
+    this.isMemory = descriptor === null ? !isOnDisk(name) : isMemory(descriptor);
   }
 
   /** Pages that the file has; Infinity when it cannot be asked. */
@@ -77,6 +77,11 @@ export class SharedFile implements PageSource {
   }
 }
 
+/** By the name that `Mapping.file` gives it: file systems without a block device have major number 0. */
+function isOnDisk(name: string): boolean {
+  return !name.startsWith('00:');
+}
+
 function isMemory(descriptor: number): boolean {
   const { type } = statfsSync(`/proc/self/fd/${descriptor}`);
   return type === TMPFS_MAGIC || type === HUGETLBFS_MAGIC;
@@ -95,7 +100,7 @@ export class SharedFiles {
   use<T>(name: string, open: () => number | null, body: (file: SharedFile) => T): T {
     let file = this.files.get(name);
     if (file === undefined) {
-      file = new SharedFile(open(), () => this.files.delete(name));
+      file = new SharedFile(name, open(), () => this.files.delete(name));
       this.files.set(name, file);
     }
     try {
