@@ -286,13 +286,29 @@ describe('unmapping', () => {
     expect(driver.notified).toEqual([]);
   });
 
+  test('calls an access for at most 101 areas that adjoin, as Linux does', () => {
+    for (const gap of [0n, 0x1000n]) {
+      const { host, ioasId, va, driver } = mapped();
+      host.client.ioasUnmapAll(ioasId);
+      for (let index = 0n; index < 150n; index++) {
+        const iova = IOVA + index * (0x1000n + gap);
+        host.client.ioasMap({ ioasId, userVa: va, length: 0x1000, iova });
+        driver.pin(iova, 0x1000n);
+      }
+      expect(errnoOf(() => host.client.ioasUnmapAll(ioasId))).toBe(gap === 0n ? 'EDEADLK' : null);
+      expect([driver.notified.length, host.areas(ioasId).length]).toEqual(gap === 0n ? [101, 50] : [150, 0]);
+      host.client.ioasUnmapAll(ioasId);
+      expect([host.areas(ioasId).length, host.processes.counts.pinned]).toEqual([0, 0]);
+    }
+  });
+
   test('gives an access up that does not let go; the area stays, with no use beginning', () => {
     const { host, ioasId, va, driver, access } = mapped(true, () => {});
     host.client.ioasMap({ ioasId, userVa: va, length: 0x1000, iova: IOVA - 0x1000n });
     const frames = driver.pin(IOVA, 0x1000n);
     const domain = host.addDomain(ioasId);
     expect(errnoOf(() => host.client.ioasUnmapAll(ioasId))).toBe('EDEADLK');
-    expect(driver.notified.length).toBe(100);
+    expect(driver.notified.length).toBe(101);
     // The area before is gone; this one is whole, and a device still reaches it.
     expect(host.areas(ioasId).map(({ iova }) => iova)).toEqual([IOVA]);
     expect(domain.iovaToPhys(IOVA)).toBe(BigInt(frames[0]! * 4096));

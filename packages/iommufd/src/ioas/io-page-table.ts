@@ -13,7 +13,7 @@ import { Area, mapArea, type PagesSlice, unmapArea } from './area.ts';
 import { IovaSpace, lastOf, range } from './iova-space.ts';
 import type { AreaHolder } from './pages.ts';
 
-/** Calls to an access for one area before it is given up. */
+/** Calls to the accesses of an area, and of those that adjoin before it, after which one more is the last. */
 const UNMAP_TRIES = 100;
 
 /** What uses areas without a hardware table. */
@@ -262,18 +262,24 @@ export class IoPageTable implements AreaHolder {
   private unmapRange(iova: bigint, last: bigint, gone: (area: Area) => void): bigint {
     const areas: Area[] = [];
     let bytes = 0n;
+    let start = iova;
+    let tries = 0;
     try {
       for (let area = this.space.areaFrom(iova); area !== null && area.iova <= last; ) {
         this.checkUnmap(area, iova, last);
+        // As in Linux, areas that adjoin share their tries.
+        if (area.iova !== start) tries = 0;
         if (area.accesses > 0) {
           this.drop(areas.splice(0), gone);
-          this.revokeAccess(area);
+          this.revokeAccess(area, ++tries);
           // The owner of an access may have done anything meanwhile, unmapped the area too.
-          area = this.space.areaFrom(area.iova);
+          start = area.iova;
+          area = this.space.areaFrom(start);
           continue;
         }
         areas.push(area);
         bytes += area.length;
+        start = area.last + 1n;
         area = this.space.after(area);
       }
     } finally {
@@ -292,15 +298,12 @@ export class IoPageTable implements AreaHolder {
     }
   }
 
-  private revokeAccess(area: Area): void {
+  private revokeAccess(area: Area, tries: number): void {
     area.preventAccess = true;
-    for (let tries = 0; area.accesses > 0; tries++) {
-      if (tries === UNMAP_TRIES) {
-        const where = `the area ${range(area.iova, area.last)}`;
-        throw new SysError('EDEADLK', 'iopt_unmap_iova', `${where} keeps ${area.accesses} accesses`);
-      }
-      for (const user of [...this.users]) if (this.users.has(user)) user.notifyUnmap(area.iova, area.length);
-    }
+    for (const user of [...this.users]) if (this.users.has(user)) user.notifyUnmap(area.iova, area.length);
+    if (tries <= UNMAP_TRIES) return;
+    const where = `the area ${range(area.iova, area.last)}`;
+    throw new SysError('EDEADLK', 'iopt_unmap_iova', `${where} keeps ${area.accesses} accesses`);
   }
 
   private drop(areas: readonly Area[], gone: (area: Area) => void): void {
