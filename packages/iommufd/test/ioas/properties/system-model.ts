@@ -1,5 +1,6 @@
 /** The naive model of one open /dev/iommu and of who uses it: what each call gives, or is refused with, and what is then. */
 
+import { U64_MAX } from '@iommukit/hw';
 import { GroupModel, type SliceModel, type SourceModel } from './group-model.ts';
 import {
   type AccessModel,
@@ -60,7 +61,9 @@ export class SystemModel {
     return this.enter([{ group, startByte, length }], length, target);
   }
 
+  /** The last byte of the address space cannot be named as a start. */
   copy(from: IoasModel, iova: bigint, length: bigint, target: Target): bigint {
+    if (iova === U64_MAX) throw new Refusal('EOVERFLOW');
     const slices = from.parts(iova, length).map(({ area, first, last }) => {
       return { group: area.group, startByte: area.byteAt(first), length: last - first + 1n };
     });
