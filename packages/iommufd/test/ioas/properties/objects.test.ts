@@ -171,7 +171,11 @@ describe('property 17: attaching and replacing', () => {
               client.ioasMap({ ioasId: ioas[at % 2]!, userVa: MEMORY, length: 0x2000n, iova });
             } else if (op === 'unmap') client.ioasUnmapAll(ioas[at % 2]!);
             else if (host.driver.incompatible.size > 0) host.driver.incompatible.clear();
-            else host.driver.incompatible.add(host.driver.domains[table % 3]!);
+            else {
+              // Not one that is attached: a device must be able to go back.
+              const domain = host.driver.domains[table % 3]!;
+              if (![...host.driver.routes.values()].includes(domain.id)) host.driver.incompatible.add(domain);
+            }
           });
           const injected = host.kernel.failpoints.hit !== null;
           host.kernel.failpoints.arm(0);
